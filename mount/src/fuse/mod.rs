@@ -1,0 +1,1 @@
+//! Linux: FUSE, by way of fuser.
