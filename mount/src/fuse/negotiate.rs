@@ -60,8 +60,9 @@ impl Features {
 
 pub(super) fn negotiate(wishes: &Wishes, config: &mut KernelConfig) -> Features {
     let mut take = |flag| config.add_capabilities(flag).is_ok();
-    let readdirplus =
-        take(InitFlags::FUSE_DO_READDIRPLUS) && take(InitFlags::FUSE_READDIRPLUS_AUTO);
+    // Always, not by the kernel's guess (`READDIRPLUS_AUTO`), which asks for the attributes of the
+    // first batch only when all names are read before any is looked at: as find(1) and fts(3) do.
+    let readdirplus = take(InitFlags::FUSE_DO_READDIRPLUS);
     let parallel_dirops = take(InitFlags::FUSE_PARALLEL_DIROPS);
     let cached_symlinks = take(InitFlags::FUSE_CACHE_SYMLINKS);
     // O_TRUNC comes with OPEN and not as a SETATTR of its own.
