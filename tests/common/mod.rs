@@ -14,11 +14,7 @@
 //! ```
 //!
 //! Nothing here skips: where a program or a right is missing the test fails and says what to install.
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "each test program uses a part of what they share"
-)]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of what they share")]
 
 mod mount;
 mod run;

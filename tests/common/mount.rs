@@ -148,20 +148,11 @@ impl MountBuilder {
 
     #[track_caller]
     fn prepare(self) -> Mount {
-        let place = tempfile::Builder::new()
-            .prefix("cachefs-test-")
-            .tempdir()
-            .unwrap();
+        let place = tempfile::Builder::new().prefix("cachefs-test-").tempdir().unwrap();
         // Other users must get to what lies below it.
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let store = self
-            .store
-            .clone()
-            .unwrap_or_else(|| place.path().join("store"));
-        let mountpoint = self
-            .mountpoint
-            .clone()
-            .unwrap_or_else(|| place.path().join("mount"));
+        let store = self.store.clone().unwrap_or_else(|| place.path().join("store"));
+        let mountpoint = self.mountpoint.clone().unwrap_or_else(|| place.path().join("mount"));
         let mut program = binary();
         if self.store.is_none() {
             fs::create_dir(&store).unwrap();
@@ -180,14 +171,7 @@ impl MountBuilder {
         }
         // The kernel names mounts by their real paths.
         let mountpoint = fs::canonicalize(&mountpoint).unwrap_or(mountpoint);
-        Mount {
-            builder: self,
-            place,
-            program,
-            store,
-            mountpoint,
-            running: None,
-        }
+        Mount { builder: self, place, program, store, mountpoint, running: None }
     }
 }
 
@@ -240,9 +224,7 @@ impl Mount {
     #[track_caller]
     pub(crate) fn connection(&self) -> u32 {
         let running = self.running.as_ref().expect("not mounted");
-        running
-            .connection
-            .expect("a mounted connection has a number")
+        running.connection.expect("a mounted connection has a number")
     }
 
     /// What the daemon has logged so far.
@@ -260,10 +242,7 @@ impl Mount {
     /// This mount's part of `cachefs status --json`.
     #[track_caller]
     pub(crate) fn status(&self) -> serde_json::Value {
-        let finished = self
-            .cachefs(["status", "--json"])
-            .arg(&self.mountpoint)
-            .succeeds();
+        let finished = self.cachefs(["status", "--json"]).arg(&self.mountpoint).succeeds();
         let document: serde_json::Value = serde_json::from_str(&finished.stdout)
             .unwrap_or_else(|error| panic!("not a JSON document: {error}\n{finished}"));
         document["mounts"][0].clone()
@@ -273,26 +252,12 @@ impl Mount {
     #[track_caller]
     pub(crate) fn unmount(&mut self) {
         let said = self.cachefs(["umount"]).arg(&self.mountpoint).finish();
-        assert!(
-            said.status.success(),
-            "{said}\ndaemon's log:\n{}",
-            self.log()
-        );
+        assert!(said.status.success(), "{said}\ndaemon's log:\n{}", self.log());
         let running = self.running.take().expect("not mounted");
-        assert!(
-            !running.watchdog.fired(),
-            "the watchdog had ended this mount"
-        );
-        assert!(
-            mounted_at(&self.mountpoint).is_none(),
-            "still mounted after\n{said}"
-        );
+        assert!(!running.watchdog.fired(), "the watchdog had ended this mount");
+        assert!(mounted_at(&self.mountpoint).is_none(), "still mounted after\n{said}");
         let gone = running.wait_until_gone();
-        assert!(
-            gone,
-            "the daemon still runs {PATIENCE:?} after its mount went\n{}",
-            self.log()
-        );
+        assert!(gone, "the daemon still runs {PATIENCE:?} after its mount went\n{}", self.log());
     }
 
     /// Kills the daemon as a crash would (SIGKILL) and detaches what it leaves behind; the directories stay.
@@ -332,10 +297,7 @@ impl Mount {
                 break connection;
             }
             if let Some(status) = child.try_wait().unwrap() {
-                panic!(
-                    "the daemon went ({status}) before it mounted\n{}",
-                    self.log()
-                );
+                panic!("the daemon went ({status}) before it mounted\n{}", self.log());
             }
             if Instant::now() > deadline {
                 kill_group(pid);
@@ -411,20 +373,12 @@ impl Mount {
     fn command(&self) -> Command {
         let mut words = self.builder.wrapper.clone();
         words.extend([self.program.clone().into_os_string(), "mount".into()]);
-        words.extend([
-            self.store.clone().into_os_string(),
-            self.mountpoint.clone().into(),
-        ]);
+        words.extend([self.store.clone().into_os_string(), self.mountpoint.clone().into()]);
         words.extend(self.builder.options.iter().cloned());
         let mut command = Command::new(&words[0]);
         command
             .args(&words[1..])
-            .envs(
-                self.builder
-                    .environment
-                    .iter()
-                    .map(|(name, value)| (name, value)),
-            )
+            .envs(self.builder.environment.iter().map(|(name, value)| (name, value)))
             .process_group(0)
             .stdin(Stdio::null());
         if let Some(uid) = self.builder.user {
@@ -434,10 +388,7 @@ impl Mount {
             // SAFETY: setrlimit may be called between fork and exec, and gets a struct of its own.
             unsafe {
                 command.pre_exec(move || {
-                    let limits = libc::rlimit {
-                        rlim_cur: limit,
-                        rlim_max: limit,
-                    };
+                    let limits = libc::rlimit { rlim_cur: limit, rlim_max: limit };
                     match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) {
                         0 => Ok(()),
                         _ => Err(std::io::Error::last_os_error()),
@@ -454,11 +405,7 @@ impl Mount {
 
     #[track_caller]
     fn open_log(&self) -> File {
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log_file())
-            .unwrap()
+        OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap()
     }
 }
 
@@ -471,16 +418,11 @@ impl Drop for Mount {
         let mut complaint = String::new();
         if let Some(running) = self.running.take() {
             if running.watchdog.fired() {
-                complaint = format!(
-                    "the watchdog ended this mount after {:?}",
-                    self.builder.watchdog
-                );
+                complaint =
+                    format!("the watchdog ended this mount after {:?}", self.builder.watchdog);
             } else {
-                let said = self
-                    .cachefs(["umount"])
-                    .arg(&self.mountpoint)
-                    .timeout(PATIENCE * 2)
-                    .finish();
+                let said =
+                    self.cachefs(["umount"]).arg(&self.mountpoint).timeout(PATIENCE * 2).finish();
                 if !said.status.success() {
                     complaint = format!("{said}");
                 } else if !running.wait_until_gone() {
@@ -553,11 +495,7 @@ impl Watchdog {
                 end(&child, pid);
             }
         });
-        Self {
-            called_off: Some(called_off),
-            fired,
-            thread: Some(thread),
-        }
+        Self { called_off: Some(called_off), fired, thread: Some(thread) }
     }
 
     fn fired(&self) -> bool {
@@ -623,10 +561,7 @@ fn detach(mountpoint: &Path) {
         // SAFETY: the path is a C string that outlives the call.
         let detached = unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) } == 0;
         if !detached {
-            let helped = Command::new("fusermount3")
-                .arg("-uz")
-                .arg(mountpoint)
-                .status();
+            let helped = Command::new("fusermount3").arg("-uz").arg(mountpoint).status();
             if !helped.is_ok_and(|status| status.success()) {
                 eprintln!("{} can't be detached", mountpoint.display());
                 return;
@@ -647,9 +582,7 @@ fn mounted_at(mountpoint: &Path) -> Option<u32> {
         };
         if unescape(fields[4]) == mountpoint.as_os_str() && fields[dash + 1].starts_with(b"fuse") {
             let device = std::str::from_utf8(fields[2]).unwrap();
-            found = device
-                .split_once(':')
-                .and_then(|(_, minor)| minor.parse().ok());
+            found = device.split_once(':').and_then(|(_, minor)| minor.parse().ok());
         }
     }
     found
@@ -693,9 +626,7 @@ fn daemon_of(mountpoint: &Path) -> Option<u32> {
 /// Whether a process of this number runs and is a `cachefs`: a pid that was given to another one isn't.
 fn is_cachefs(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let zombie = status
-        .lines()
-        .any(|line| line.starts_with("State:") && line.contains('Z'));
+    let zombie = status.lines().any(|line| line.starts_with("State:") && line.contains('Z'));
     let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     command.trim_end() == "cachefs" && !zombie
 }

@@ -36,11 +36,7 @@ impl Run {
     pub(crate) fn of(mut command: Command) -> Self {
         // A group of its own, so that the time limit ends its descendants too and nobody else.
         command.process_group(0);
-        Self {
-            command,
-            input: Vec::new(),
-            timeout: Duration::from_secs(60),
-        }
+        Self { command, input: Vec::new(), timeout: Duration::from_secs(60) }
     }
 
     /// `sh -ec SCRIPT`.
@@ -114,18 +110,9 @@ impl Run {
             kill_group(child.id());
         }
         let status = in_time.unwrap_or_else(|| child.wait().unwrap());
-        let finished = Finished {
-            line,
-            status,
-            stdout: text(stdout),
-            stderr: text(stderr),
-            elapsed,
-        };
-        assert!(
-            in_time.is_some(),
-            "not done after {:?}, and ended:\n{finished}",
-            self.timeout
-        );
+        let finished =
+            Finished { line, status, stdout: text(stdout), stderr: text(stderr), elapsed };
+        assert!(in_time.is_some(), "not done after {:?}, and ended:\n{finished}", self.timeout);
         finished
     }
 
@@ -155,20 +142,14 @@ impl Finished {
     /// Fails the test unless one of the outputs has this text.
     #[track_caller]
     pub(crate) fn says(&self, what: &str) -> &Self {
-        assert!(
-            self.all_output().contains(what),
-            "expected to read {what:?} in\n{self}"
-        );
+        assert!(self.all_output().contains(what), "expected to read {what:?} in\n{self}");
         self
     }
 
     /// Fails the test if one of the outputs has this text.
     #[track_caller]
     pub(crate) fn does_not_say(&self, what: &str) -> &Self {
-        assert!(
-            !self.all_output().contains(what),
-            "expected not to read {what:?} in\n{self}"
-        );
+        assert!(!self.all_output().contains(what), "expected not to read {what:?} in\n{self}");
         self
     }
 }
@@ -215,10 +196,7 @@ fn text(mut file: File) -> String {
 }
 
 fn line(command: &Command) -> String {
-    let directory: PathBuf = command
-        .get_current_dir()
-        .map(Path::to_path_buf)
-        .unwrap_or_default();
+    let directory: PathBuf = command.get_current_dir().map(Path::to_path_buf).unwrap_or_default();
     let mut words: Vec<OsString> = Vec::new();
     if !directory.as_os_str().is_empty() {
         words.push(format!("cd {} &&", directory.display()).into());
@@ -230,9 +208,5 @@ fn line(command: &Command) -> String {
     }
     words.push(command.get_program().into());
     words.extend(command.get_args().map(OsStr::to_os_string));
-    words
-        .iter()
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

@@ -4,10 +4,8 @@ use std::path::{Path, PathBuf};
 
 /// The `cachefs` under test: the one cargo built, or the one that `CACHEFS_TEST_BIN` names.
 pub(crate) fn binary() -> PathBuf {
-    std::env::var_os("CACHEFS_TEST_BIN").map_or_else(
-        || PathBuf::from(env!("CARGO_BIN_EXE_cachefs")),
-        PathBuf::from,
-    )
+    std::env::var_os("CACHEFS_TEST_BIN")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_cachefs")), PathBuf::from)
 }
 
 /// Where `tests/setup` put what no distribution packages; `CACHEFS_TEST_TOOLS` names another place, so that
@@ -23,11 +21,7 @@ pub(crate) fn tools_directory() -> PathBuf {
 #[track_caller]
 pub(crate) fn tool(name: &str) -> PathBuf {
     let path = tools_directory().join("bin").join(name);
-    assert!(
-        path.exists(),
-        "this test needs {name} at {}: run tests/setup",
-        path.display()
-    );
+    assert!(path.exists(), "this test needs {name} at {}: run tests/setup", path.display());
     path
 }
 

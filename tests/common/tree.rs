@@ -75,9 +75,7 @@ impl Tree {
                     .filter(|(_, names)| *names > 1)
                     .map(|(first, _)| first.clone());
                 let entry = Entry {
-                    kind: kind(&root.join(&path), &metadata, |bytes| {
-                        normalise(&path, bytes)
-                    }),
+                    kind: kind(&root.join(&path), &metadata, |bytes| normalise(&path, bytes)),
                     mode: metadata.mode() & 0o7777,
                     linked_to,
                 };
@@ -105,10 +103,7 @@ impl Tree {
 
     /// The number of regular files.
     pub(crate) fn files(&self) -> usize {
-        self.entries
-            .values()
-            .filter(|entry| matches!(entry.kind, Kind::File { .. }))
-            .count()
+        self.entries.values().filter(|entry| matches!(entry.kind, Kind::File { .. })).count()
     }
 
     /// What differs, a line a name; empty when nothing does.
@@ -118,13 +113,8 @@ impl Tree {
             match other.entries.get(path) {
                 None => writeln!(lines, "- {} {entry}", path.display()).unwrap(),
                 Some(theirs) if theirs != entry => {
-                    writeln!(
-                        lines,
-                        "- {} {entry}\n+ {} {theirs}",
-                        path.display(),
-                        path.display()
-                    )
-                    .unwrap();
+                    writeln!(lines, "- {} {entry}\n+ {} {theirs}", path.display(), path.display())
+                        .unwrap();
                 }
                 Some(_) => {}
             }
@@ -198,9 +188,7 @@ fn kind(path: &Path, metadata: &Metadata, normalise: impl FnOnce(Vec<u8>) -> Vec
     if type_of.is_dir() {
         Kind::Directory
     } else if type_of.is_symlink() {
-        Kind::Symlink {
-            target: fs::read_link(path).unwrap(),
-        }
+        Kind::Symlink { target: fs::read_link(path).unwrap() }
     } else if type_of.is_file() {
         let bytes =
             fs::read(path).unwrap_or_else(|error| panic!("reading {}: {error}", path.display()));
@@ -213,10 +201,7 @@ fn kind(path: &Path, metadata: &Metadata, normalise: impl FnOnce(Vec<u8>) -> Vec
         let bytes = normalise(bytes);
         let mut hasher = DefaultHasher::new();
         hasher.write(&bytes);
-        Kind::File {
-            size: bytes.len() as u64,
-            digest: hasher.finish(),
-        }
+        Kind::File { size: bytes.len() as u64, digest: hasher.finish() }
     } else if type_of.is_fifo() {
         Kind::Fifo
     } else if type_of.is_socket() {
