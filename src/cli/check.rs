@@ -59,7 +59,8 @@ fn error(what: impl Into<String>, mend: impl Into<String>) -> Finding {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let mut findings = vec![device(), kernel(), look_up(), descriptors(), namespace(), propagation()];
+    let mut findings =
+        vec![device(), kernel(), look_up(), descriptors(), namespace(), propagation()];
     findings.extend(privileges());
     if let Some(store) = &args.store {
         findings.extend(check_store(store));
@@ -161,7 +162,9 @@ const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 fn namespace() -> Finding {
     match fs::metadata("/proc/self/ns/pid") {
         Err(e) => error(format!("/proc can't be read: {e}"), "mount /proc"),
-        Ok(found) if found.ino() == FIRST_PID_NAMESPACE => ok("mounted from here, all processes are known"),
+        Ok(found) if found.ino() == FIRST_PID_NAMESPACE => {
+            ok("mounted from here, all processes are known")
+        }
         Ok(_) => warning(
             "this is a pid namespace of its own: from a mount made here, processes outside are not known",
             "mount on the host, or start the container with `--pid=host`",
@@ -172,11 +175,18 @@ fn namespace() -> Finding {
 fn propagation() -> Finding {
     let here = std::env::current_dir().ok();
     let mounts = mounts::all().unwrap_or_default();
-    let around = |mount: &&mounts::MountPoint| here.as_ref().is_none_or(|h| h.starts_with(&mount.path));
+    let around =
+        |mount: &&mounts::MountPoint| here.as_ref().is_none_or(|h| h.starts_with(&mount.path));
     match mounts.iter().filter(around).max_by_key(|m| m.path.as_os_str().len()) {
         Some(mount) if !mount.shared => warning(
-            format!("{} is a private mount: containers that run already don't see mounts made below it", mount.path.display()),
-            format!("mount before they start, or run `mount --make-rshared {}` as root", mount.path.display()),
+            format!(
+                "{} is a private mount: containers that run already don't see mounts made below it",
+                mount.path.display()
+            ),
+            format!(
+                "mount before they start, or run `mount --make-rshared {}` as root",
+                mount.path.display()
+            ),
         ),
         _ => ok("mounts made here are seen by containers that have this directory shared"),
     }
@@ -225,23 +235,41 @@ fn check_store(store: &Path) -> Vec<Finding> {
     };
     let (existing, is_new) = match fs::metadata(&path) {
         Ok(found) if found.is_dir() => (path.clone(), false),
-        Ok(_) => return vec![error(format!("the store {shown} is not a directory"), "name a directory")],
-        Err(e) if e.kind() == io::ErrorKind::NotFound => match path.parent().filter(|p| p.is_dir()) {
+        Ok(_) => {
+            return vec![error(format!("the store {shown} is not a directory"), "name a directory")];
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match path.parent().filter(|p| p.is_dir())
+        {
             Some(parent) => (parent.to_owned(), true),
             None => {
-                return vec![error(format!("the store {shown} and its parent are missing"), "create the parent")];
+                return vec![error(
+                    format!("the store {shown} and its parent are missing"),
+                    "create the parent",
+                )];
             }
         },
-        Err(e) => return vec![error(format!("the store {shown} can't be read: {e}"), "run as its owner or as root")],
+        Err(e) => {
+            return vec![error(
+                format!("the store {shown} can't be read: {e}"),
+                "run as its owner or as root",
+            )];
+        }
     };
-    findings.push(match rustix::fs::accessat(CWD, &existing, Access::WRITE_OK | Access::EXEC_OK | Access::READ_OK, rustix::fs::AtFlags::EACCESS) {
-        Ok(()) if is_new => ok(format!("the store {shown} can be created")),
-        Ok(()) => ok(format!("the store {shown} can be written")),
-        Err(e) => error(
-            format!("the store {shown} can't be written: {e}"),
-            "run as its owner or as root; remount its filesystem if it is read-only",
-        ),
-    });
+    findings.push(
+        match rustix::fs::accessat(
+            CWD,
+            &existing,
+            Access::WRITE_OK | Access::EXEC_OK | Access::READ_OK,
+            rustix::fs::AtFlags::EACCESS,
+        ) {
+            Ok(()) if is_new => ok(format!("the store {shown} can be created")),
+            Ok(()) => ok(format!("the store {shown} can be written")),
+            Err(e) => error(
+                format!("the store {shown} can't be written: {e}"),
+                "run as its owner or as root; remount its filesystem if it is read-only",
+            ),
+        },
+    );
     findings.extend(format(&path));
     findings.extend(filesystem(&existing));
     findings.extend(space(&existing));
@@ -253,7 +281,9 @@ fn format(store: &Path) -> Option<Finding> {
     let (shown, known) = (store.display(), store::FORMAT);
     Some(match text.trim().parse::<u32>() {
         Ok(found) if found > known => error(
-            format!("the store {shown} was written by a newer cachefs (format {found}, this one knows {known})"),
+            format!(
+                "the store {shown} was written by a newer cachefs (format {found}, this one knows {known})"
+            ),
             "use the newer program",
         ),
         Ok(_) => match store::holder(store) {
@@ -269,8 +299,10 @@ fn format(store: &Path) -> Option<Finding> {
 
 fn filesystem(path: &Path) -> Option<Finding> {
     let mounts = mounts::all().ok()?;
-    let mount =
-        mounts.iter().filter(|m| path.starts_with(&m.path)).max_by_key(|m| m.path.as_os_str().len())?;
+    let mount = mounts
+        .iter()
+        .filter(|m| path.starts_with(&m.path))
+        .max_by_key(|m| m.path.as_os_str().len())?;
     let kind = mount.kind.to_string_lossy();
     Some(if mount.kind == mounts::TYPE {
         error(format!("{} is itself on a cachefs mount", path.display()), "use a local directory")

@@ -104,7 +104,6 @@ fn start(
             AccessMode::Posix => Access::Posix,
             AccessMode::Shared => Access::Shared { owner },
         },
-        read_only: false,
         descriptors,
     };
     let cache = Cache::new(store.clone(), options)
@@ -166,9 +165,9 @@ impl Service for Running {
             self.mount.features().list().into_iter().map(|(k, v)| (k.into(), v.into())).collect();
         let requests: Map<String, Value> =
             self.mount.requests().into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-        let space = rustix::fs::fstatvfs(self.store.root()).ok().map(|s| {
-            json!({"bytes": s.f_blocks * s.f_frsize, "available": s.f_bavail * s.f_frsize})
-        });
+        let space = rustix::fs::fstatvfs(self.store.root()).ok().map(
+            |s| json!({"bytes": s.f_blocks * s.f_frsize, "available": s.f_bavail * s.f_frsize}),
+        );
         json!({
             "mountpoint": self.mountpoint.to_string_lossy(),
             "store": self.store.path().to_string_lossy(),
@@ -300,8 +299,6 @@ fn unmount_in_time(running: &Running) {
         std::thread::sleep(Duration::from_millis(200));
     }
     if let Err(error) = running.mount.unmount(true) {
-        tracing::error!(
-            "can't unmount: {error}; unmount {} by hand", running.mountpoint.display()
-        );
+        tracing::error!("can't unmount: {error}; unmount {} by hand", running.mountpoint.display());
     }
 }

@@ -52,7 +52,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 fn line(shell: Shell, name: &str, path: &Path) -> Result<String, Failure> {
     let Some(path) = path.to_str() else {
-        return Err(format!("the mountpoint {} is not UTF-8; mount elsewhere", path.display()).into());
+        return Err(
+            format!("the mountpoint {} is not UTF-8; mount elsewhere", path.display()).into()
+        );
     };
     Ok(match shell {
         Shell::Sh => format!("export {name}='{}'\n", path.replace('\'', r"'\''")),

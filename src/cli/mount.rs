@@ -61,7 +61,9 @@ fn start_child() -> Result<ExitCode, Failure> {
     }
     let ended = child.wait()?;
     if said.is_empty() {
-        let how = format!("the daemon ended before the mount answered ({ended}); use --foreground to see why");
+        let how = format!(
+            "the daemon ended before the mount answered ({ended}); use --foreground to see why"
+        );
         return Err(how.into());
     }
     Err(String::from_utf8_lossy(&said).into_owned().into())
@@ -81,7 +83,8 @@ fn run_child(args: &MountArgs, settings: &Settings) -> ExitCode {
 /// Leaves the session of whoever started us, and the files that they had left open: whoever waits
 /// for the end of a pipe must not wait for the daemon.
 fn detach() -> Result<(), Failure> {
-    rustix::process::setsid().map_err(|e| format!("can't start a session: {e}; use --foreground"))?;
+    rustix::process::setsid()
+        .map_err(|e| format!("can't start a session: {e}; use --foreground"))?;
     // SAFETY: this process has just started and has opened nothing of its own yet but the three
     // standard streams, so that no descriptor closed here belongs to an object of ours.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };

@@ -119,8 +119,12 @@ impl Settings {
         };
         let wrong = |why: &str| format!("invalid value in `-o {option}`: {why}");
         match (name, value) {
-            ("access", Some(value)) => self.access = Some(value.parse().map_err(|e: String| wrong(&e))?),
-            ("owner", Some(value)) => self.owner = Some(value.parse().map_err(|e: String| wrong(&e))?),
+            ("access", Some(value)) => {
+                self.access = Some(value.parse().map_err(|e: String| wrong(&e))?)
+            }
+            ("owner", Some(value)) => {
+                self.owner = Some(value.parse().map_err(|e: String| wrong(&e))?)
+            }
             ("threads", Some(value)) => {
                 self.threads = Some(value.parse().map_err(|_| wrong("use a number from 1 up"))?);
             }
@@ -128,13 +132,17 @@ impl Settings {
             ("log", Some(value)) => self.log = Some(value.into()),
             ("foreground", None) => self.foreground = true,
             ("no-passthrough", None) => self.no_passthrough = true,
-            ("access" | "threads" | "log", None) => return Err(format!("`-o {name}` needs a value")),
+            ("access" | "threads" | "log", None) => {
+                return Err(format!("`-o {name}` needs a value"));
+            }
             (name, None) if GENERIC.contains(&name) => {}
             ("comment", _) => {}
             (name, _) if name.starts_with("x-") => {}
             ("ro", _) => return Err("`-o ro` is not in this version".into()),
             ("dev" | "suid", _) => {
-                return Err(format!("`-o {name}` is refused: a cache has no device nodes and no set-id files"));
+                return Err(format!(
+                    "`-o {name}` is refused: a cache has no device nodes and no set-id files"
+                ));
             }
             _ => return Err(format!("unknown option in `-o {option}`")),
         }
@@ -170,7 +178,9 @@ impl MountArgs {
         }
         let settings = self.named.clone().or(by_option);
         if settings.owner.is_some() && settings.access == Some(AccessMode::Posix) {
-            return Err("`owner` is for `access` `shared` only; with `posix` each file has its own".into());
+            return Err(
+                "`owner` is for `access` `shared` only; with `posix` each file has its own".into(),
+            );
         }
         Ok(settings)
     }
@@ -186,7 +196,9 @@ mod tests {
 
     #[test]
     fn options_are_taken_by_name() {
-        let all = parse("rw,access=posix,threads=3,log=/l,foreground,no-passthrough,x-systemd.a=b,user,_netdev");
+        let all = parse(
+            "rw,access=posix,threads=3,log=/l,foreground,no-passthrough,x-systemd.a=b,user,_netdev",
+        );
         let expected = Settings {
             access: Some(AccessMode::Posix),
             owner: None,

@@ -116,8 +116,7 @@ fn clear_stale(at: &Path, mount: MountPoint) -> Result<(), PlaceError> {
         mountpoint = %at.display(), store = %mount.source.display(),
         "unmounting what a daemon that is gone has left here",
     );
-    mounts::detach(at, true)
-        .map_err(|source| PlaceError::Unrepaired { at: at.to_owned(), source })
+    mounts::detach(at, true).map_err(|source| PlaceError::Unrepaired { at: at.to_owned(), source })
 }
 
 fn check_relation(mountpoint: &Path, store: &Path) -> Result<(), PlaceError> {
@@ -136,7 +135,8 @@ fn check_relation(mountpoint: &Path, store: &Path) -> Result<(), PlaceError> {
 fn is_inside(path: &Path, directory: &Path) -> bool {
     let identity = |path: &Path| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
     let wanted = identity(directory);
-    path.ancestors().any(|above| above == directory || (wanted.is_some() && identity(above) == wanted))
+    path.ancestors()
+        .any(|above| above == directory || (wanted.is_some() && identity(above) == wanted))
 }
 
 fn is_empty(directory: &Path) -> io::Result<bool> {

@@ -38,7 +38,13 @@ pub(super) fn bytes(count: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    let digits = if value < 9.95 { 2 } else if value < 99.5 { 1 } else { 0 };
+    let digits = if value < 9.95 {
+        2
+    } else if value < 99.5 {
+        1
+    } else {
+        0
+    };
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
@@ -49,7 +55,10 @@ mod tests {
     #[test]
     fn bytes_keep_three_digits() {
         let shown = [0, 1023, 1024, 10 * 1024, 1 << 20, 123 << 30, u64::MAX].map(bytes);
-        assert_eq!(shown, ["0 B", "1023 B", "1.00 KiB", "10.0 KiB", "1.00 MiB", "123 GiB", "16384 PiB"]);
+        assert_eq!(
+            shown,
+            ["0 B", "1023 B", "1.00 KiB", "10.0 KiB", "1.00 MiB", "123 GiB", "16384 PiB"]
+        );
     }
 
     #[test]

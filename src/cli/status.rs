@@ -60,7 +60,10 @@ pub(super) fn describe(mount: &Value) -> String {
         row("problem", error.to_owned());
         return out;
     }
-    row("daemon", format!("pid {}, since {}, access {}", number("pid"), text("since"), text("access")));
+    row(
+        "daemon",
+        format!("pid {}, since {}, access {}", number("pid"), text("since"), text("access")),
+    );
     row("health", mount["degraded"]["reason"].as_str().unwrap_or("good").to_owned());
     if let (Some(available), Some(bytes)) =
         (mount["space"]["available"].as_u64(), mount["space"]["bytes"].as_u64())

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{Failure, Named};
 use crate::control::Command;
 use crate::control::client::{Client, ClientError};
-use crate::system::mounts::{self, MountPoint};
 use crate::system::busy;
+use crate::system::mounts::{self, MountPoint};
 
 /// A daemon has so long to let go of the store after it has unmounted.
 const END_TIME: Duration = Duration::from_secs(30);
@@ -45,10 +45,15 @@ fn by_daemon(mut client: Client, mount: &MountPoint, lazy: bool) -> Result<(), F
     }
     let (at, store) = (mount.path.display(), mount.source.display());
     if lazy {
-        tracing::warn!("{at} is gone; the daemon keeps the store {store} until the last open file is closed");
+        tracing::warn!(
+            "{at} is gone; the daemon keeps the store {store} until the last open file is closed"
+        );
         return Ok(());
     }
-    Err(format!("{at} is unmounted, but its daemon still holds the store {store}; look into its log").into())
+    Err(format!(
+        "{at} is unmounted, but its daemon still holds the store {store}; look into its log"
+    )
+    .into())
 }
 
 /// Where the daemon was killed the mount is still there, and every call on it fails.
@@ -61,8 +66,12 @@ fn explain(at: &Path, error: &std::io::Error) -> Failure {
     match error.raw_os_error() {
         Some(libc::EBUSY) => {
             let users = busy::list(&busy::users(at));
-            format!("{shown} is in use by {users}; end that, or use `cachefs umount --lazy {shown}`").into()
+            format!(
+                "{shown} is in use by {users}; end that, or use `cachefs umount --lazy {shown}`"
+            )
+            .into()
         }
-        _ => format!("can't unmount {shown}: {error}; run as root or as the user who mounted it").into(),
+        _ => format!("can't unmount {shown}: {error}; run as root or as the user who mounted it")
+            .into(),
     }
 }

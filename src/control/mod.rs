@@ -67,7 +67,9 @@ impl Command {
                      same version as the daemon"
                 ));
             }
-            None => return Err(format!(r#"the request says no version; add "version": {VERSION}"#)),
+            None => {
+                return Err(format!(r#"the request says no version; add "version": {VERSION}"#));
+            }
         }
         serde_json::from_value(request).map_err(|e| format!("the request is not understood: {e}"))
     }

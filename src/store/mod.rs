@@ -131,10 +131,11 @@ impl Store {
     }
 
     fn open_existing(path: &Path, created: &mut Created) -> Result<Store, StoreError> {
-        let root = rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|e| match e {
-            Errno::NOTDIR => StoreError::NotADirectory(path.to_owned()),
-            e => StoreError::new(path, "read", e),
-        })?;
+        let root =
+            rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|e| match e {
+                Errno::NOTDIR => StoreError::NotADirectory(path.to_owned()),
+                e => StoreError::new(path, "read", e),
+            })?;
         if let Some(private) = open_private(path, &root)? {
             // Before anything is touched: a newer layout must stay as it is.
             read_format(path, &private)?;
@@ -150,7 +151,8 @@ impl Store {
         let lock = Lock::take(path, &private)?;
         // Again, now that nobody else can write it.
         if read_format(path, &private)?.is_none() {
-            write_format(&private).map_err(|e| StoreError::new(path, "write .cachefs/format", e))?;
+            write_format(&private)
+                .map_err(|e| StoreError::new(path, "write .cachefs/format", e))?;
         }
         sweep::sweep(&private).map_err(|e| StoreError::new(path, "empty .cachefs", e))?;
         Ok(Store { path: path.to_owned(), root, private, created: *created, _lock: lock })
@@ -177,8 +179,7 @@ impl Store {
     }
 }
 
-const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 impl Created {
     /// Only what this opening made is removed, and a root only when nobody has put anything there.
@@ -258,7 +259,8 @@ fn read_format(path: &Path, private: &OwnedFd) -> Result<Option<u32>, StoreError
 
 /// Writes the format in one step: after a crash it is there whole, or not at all.
 fn write_format(private: &OwnedFd) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(private, "format.new", flags, Mode::RUSR | Mode::WUSR)?;
     rustix::io::write(&file, format!("{FORMAT}\n").as_bytes())?;
     rustix::fs::fsync(&file)?;
@@ -268,8 +270,7 @@ fn write_format(private: &OwnedFd) -> io::Result<()> {
 
 /// The pid of the daemon that owns the store at `path`, as its lock file tells.
 pub fn holder(path: &Path) -> Option<u32> {
-    let private =
-        rustix::fs::openat(CWD, path.join(PRIVATE), DIRECTORY, Mode::empty()).ok()?;
+    let private = rustix::fs::openat(CWD, path.join(PRIVATE), DIRECTORY, Mode::empty()).ok()?;
     rustix::fs::statat(&private, "lock", AtFlags::SYMLINK_NOFOLLOW).ok()?;
     lock::read_pid(&private)
 }
