@@ -236,7 +236,10 @@ fn check_store(store: &Path) -> Vec<Finding> {
     let (existing, is_new) = match fs::metadata(&path) {
         Ok(found) if found.is_dir() => (path.clone(), false),
         Ok(_) => {
-            return vec![error(format!("the store {shown} is not a directory"), "name a directory")];
+            return vec![error(
+                format!("the store {shown} is not a directory"),
+                "name a directory",
+            )];
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => match path.parent().filter(|p| p.is_dir())
         {
