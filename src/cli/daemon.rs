@@ -114,7 +114,7 @@ fn start(
         check_permissions: access == AccessMode::Posix,
         threads: settings.threads.map_or_else(threads, usize::from),
         passthrough: !settings.no_passthrough,
-        read_only: false,
+        stacked_store: store.is_stacked(),
     };
     let mount = Mount::new(cache.clone(), &place.mountpoint, &options)?;
     let running = Arc::new(Running {

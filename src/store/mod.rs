@@ -163,6 +163,12 @@ impl Store {
         self.root.as_fd()
     }
 
+    /// Whether it lies on overlayfs, a filesystem that is stacked on others.
+    pub fn is_stacked(&self) -> bool {
+        // `OVERLAYFS_SUPER_MAGIC`, statfs(2).
+        rustix::fs::fstatfs(&self.root).is_ok_and(|fs| fs.f_type == 0x794c_7630)
+    }
+
     /// The store's own folder [`PRIVATE`].
     pub fn private(&self) -> BorrowedFd<'_> {
         self.private.as_fd()
