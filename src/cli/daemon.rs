@@ -33,7 +33,7 @@ pub(super) fn run(
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<(), Failure> {
     let descriptors = settle()?;
-    let place = Place::prepare(&args.mountpoint, &args.store, settings.log.as_deref())?;
+    let place = Place::prepare(&args.mountpoint, &args.store)?;
     let opened = Store::open(&args.store).map(Arc::new);
     let store = opened.inspect_err(|_| place.abandon())?;
     std::env::set_current_dir("/")?;
