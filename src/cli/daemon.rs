@@ -264,13 +264,12 @@ impl Control {
 async fn obey(mut signals: Signals, running: Arc<Running>) {
     let name = signals.next().await;
     tracing::info!("{name}: unmounting");
-    let unmounting = tokio::task::spawn_blocking({
+    tokio::task::spawn_blocking({
         let running = running.clone();
         move || unmount_in_time(&running)
     });
     // Once it is unmounted lazily, those who have files open may finish; who is in a hurry says so.
     signals.next().await;
-    unmounting.abort();
     tracing::warn!("another signal: ending while files are open");
     let _ = running.mount.unmount(true);
     server::remove(running.store.private());
