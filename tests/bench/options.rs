@@ -1,0 +1,101 @@
+//! The words after `cargo bench --`.
+
+use std::path::PathBuf;
+
+pub(crate) const USAGE: &str = "\
+usage: cargo bench -- [FILTER...] [options]
+  FILTER             only operations whose name contains one of these
+  --rounds N         rounds per operation (default 7)
+  --quick            a tenth of the files, 3 rounds
+  --size MIB         size of the file that is read and written in a stream (default 256)
+  --with NAME        also measure: bindfs (may be repeated)
+  --without NAME     leave out: mount, requests
+  --directory DIR    where the store is made (default target/bench; its filesystem is what is compared)
+  --output DIR       where the JSON goes (default target/bench)
+  --list             the names of the operations";
+
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) filters: Vec<String>,
+    pub(crate) rounds: usize,
+    pub(crate) quick: bool,
+    pub(crate) stream_mib: u64,
+    pub(crate) rivals: Vec<String>,
+    pub(crate) without: Vec<String>,
+    pub(crate) directory: PathBuf,
+    pub(crate) output: PathBuf,
+    pub(crate) list: bool,
+    pub(crate) help: bool,
+}
+
+impl Options {
+    pub(crate) fn from_arguments(
+        arguments: impl Iterator<Item = String>,
+    ) -> Result<Options, String> {
+        let bench = target_directory().join("bench");
+        let mut options = Options {
+            filters: Vec::new(),
+            rounds: 0,
+            quick: false,
+            stream_mib: 0,
+            rivals: Vec::new(),
+            without: Vec::new(),
+            directory: bench.clone(),
+            output: bench,
+            list: false,
+            help: false,
+        };
+        let mut arguments = arguments;
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+            match argument.as_str() {
+                // What cargo adds.
+                "--bench" | "--nocapture" => {}
+                "--quick" => options.quick = true,
+                "--list" => options.list = true,
+                "--help" | "-h" => options.help = true,
+                "--rounds" => options.rounds = number(&argument, &value()?)? as usize,
+                "--size" => options.stream_mib = number(&argument, &value()?)?,
+                "--with" => options.rivals.push(value()?),
+                "--without" => options.without.push(value()?),
+                "--directory" => options.directory = value()?.into(),
+                "--output" => options.output = value()?.into(),
+                other if other.starts_with('-') => return Err(format!("unknown option {other}")),
+                filter => options.filters.push(filter.to_owned()),
+            }
+        }
+        if options.rounds == 0 {
+            options.rounds = if options.quick { 3 } else { 7 };
+        }
+        if options.stream_mib == 0 {
+            options.stream_mib = if options.quick { 32 } else { 256 };
+        }
+        Ok(options)
+    }
+
+    /// Whether `name` was asked for.
+    pub(crate) fn selects(&self, name: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(&**filter))
+    }
+
+    /// Whether `--without NAME` was given.
+    pub(crate) fn leaves_out(&self, name: &str) -> bool {
+        self.without.iter().any(|left_out| left_out == name)
+    }
+}
+
+fn number(option: &str, text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(format!("{option} needs a number above 0, not {text:?}")),
+    }
+}
+
+/// Cargo's target directory: where the measured binary lies, two levels up.
+pub(crate) fn target_directory() -> PathBuf {
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_cachefs"));
+    binary
+        .ancestors()
+        .nth(2)
+        .map_or_else(|| PathBuf::from("target"), PathBuf::from)
+}
