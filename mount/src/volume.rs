@@ -63,9 +63,32 @@ macro_rules! errnos {
     };
 }
 errnos!(
-    E2BIG, EACCES, EBADF, EBUSY, EEXIST, EINVAL, EIO, EISDIR, ELOOP, EMFILE, ENAMETOOLONG, ENODATA,
-    ENODEV, ENOENT, ENOMEM, ENOSPC, ENOSYS, ENOTDIR, ENOTEMPTY, ENXIO, EOPNOTSUPP, EPERM, ERANGE,
-    EROFS, ESTALE, EXDEV,
+    E2BIG,
+    EACCES,
+    EBADF,
+    EBUSY,
+    EEXIST,
+    EINVAL,
+    EIO,
+    EISDIR,
+    ELOOP,
+    EMFILE,
+    ENAMETOOLONG,
+    ENODATA,
+    ENODEV,
+    ENOENT,
+    ENOMEM,
+    ENOSPC,
+    ENOSYS,
+    ENOTDIR,
+    ENOTEMPTY,
+    ENXIO,
+    EOPNOTSUPP,
+    EPERM,
+    ERANGE,
+    EROFS,
+    ESTALE,
+    EXDEV,
 );
 
 impl std::fmt::Debug for Errno {
@@ -288,9 +311,9 @@ pub enum SetXattr {
 pub struct Opened {
     /// Its handle.
     pub handle: HandleId,
-    /// The file whose bytes are exactly this node's, if the mount may read and write it without
-    /// asking the volume again (passthrough). Only of use while the answer is given.
-    pub backing: Option<Arc<File>>,
+    /// Whether the mount may read and write the file given by [`Volume::backing`] without asking
+    /// the volume again (passthrough).
+    pub passthrough: bool,
     /// Whether the volume wants to hear of each close of a descriptor ([`Volume::flush`]).
     pub wants_flush: bool,
 }
@@ -333,13 +356,12 @@ pub struct Space {
 }
 
 /// A tree of files that can be mounted. See the module's documentation for the rules.
-#[allow(unused_variables, reason = "the defaults only refuse")]
 pub trait Volume: Send + Sync + 'static {
     /// What `name` in `parent` stands for, for this caller.
     fn lookup(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<Lookup>;
 
-    /// The operating system gives back `lookups` lookups of `node`.
-    fn forget(&self, node: NodeId, lookups: u64);
+    /// The operating system gives back `lookups` lookups of `node`. True: it has none left.
+    fn forget(&self, node: NodeId, lookups: u64) -> bool;
 
     /// Attributes and how long they may be believed.
     fn attributes(
@@ -415,7 +437,7 @@ pub trait Volume: Send + Sync + 'static {
         flags: RenameFlags,
     ) -> Result<()>;
 
-    /// Opens an existing file.
+    /// Opens an existing file. It need not be opened in the store before its first use.
     fn open(&self, caller: &Caller, node: NodeId, flags: OpenFlags) -> Result<Opened>;
 
     /// Creates a file and opens it; opens what is there unless `flags` has `EXCLUSIVE`.
@@ -428,10 +450,14 @@ pub trait Volume: Send + Sync + 'static {
         flags: OpenFlags,
     ) -> Result<(Entry, Opened)>;
 
+    /// The file whose bytes are exactly those of the open node.
+    fn backing(&self, handle: HandleId) -> Result<Arc<File>>;
+
     /// Reads at `offset`; fewer bytes than asked for only at the end of the file.
     fn read(&self, handle: HandleId, offset: u64, into: &mut [u8]) -> Result<usize>;
 
-    /// Writes at `offset` (at the end, for a handle opened with `APPEND`); how many bytes it took.
+    /// Writes at `offset`, which the operating system has worked out for `APPEND` too; how many
+    /// bytes it took.
     fn write(&self, handle: HandleId, offset: u64, data: &[u8]) -> Result<usize>;
 
     /// A descriptor of this handle was closed; others may be left.
@@ -444,19 +470,19 @@ pub trait Volume: Send + Sync + 'static {
     fn sync(&self, handle: HandleId, data_only: bool) -> Result<()>;
 
     /// `fallocate(2)`.
-    fn allocate(&self, handle: HandleId, offset: u64, length: u64, flags: AllocateFlags)
-    -> Result<()>;
+    fn allocate(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        length: u64,
+        flags: AllocateFlags,
+    ) -> Result<()>;
 
     /// `lseek(2)` with `SEEK_DATA` or `SEEK_HOLE`.
     fn seek(&self, handle: HandleId, offset: u64, seek: Seek) -> Result<u64>;
 
     /// `copy_file_range(2)`; how many bytes it copied.
-    fn copy_range(
-        &self,
-        from: (HandleId, u64),
-        to: (HandleId, u64),
-        length: u64,
-    ) -> Result<usize>;
+    fn copy_range(&self, from: (HandleId, u64), to: (HandleId, u64), length: u64) -> Result<usize>;
 
     /// Opens a directory for listing. True: its listing is the same for everyone, and the operating
     /// system may keep it until it changes.

@@ -1,1 +1,190 @@
-//! Linux: FUSE, by way of fuser.
+//! Linux: a volume shown through FUSE.
+//!
+//! fuser reads, parses and answers; mounting and unmounting are our own ([`mountpoint`]), because a
+//! mount has to outlive mistakes: it is found again by its device number, never by its path alone,
+//! so that nobody else's mount on the same path is taken away.
+
+mod adapter;
+mod convert;
+mod counters;
+pub mod mountinfo;
+mod mountpoint;
+mod negotiate;
+mod passthrough;
+mod slow;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+use self::adapter::{Adapter, Shared};
+pub use self::negotiate::Features;
+use crate::Volume;
+
+/// The filesystem type as `/proc/self/mountinfo` shows it.
+pub const FS_TYPE: &str = "fuse.cachefs";
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What `/proc/self/mountinfo` shows as the source: the store's absolute path.
+    pub source: OsString,
+    /// Let the kernel check owners and modes (`default_permissions`).
+    pub check_permissions: bool,
+    /// Threads that serve requests; at least one.
+    pub threads: usize,
+    /// Let the kernel read the store's files directly where it can.
+    pub passthrough: bool,
+    /// Mount read-only.
+    pub read_only: bool,
+}
+
+/// Why a mount could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// There is no `/dev/fuse`.
+    #[error(
+        "can't open /dev/fuse: {0}; load the kernel module (`modprobe fuse`), or give the container \
+         the device (`--device /dev/fuse`)"
+    )]
+    NoDevice(io::Error),
+    /// Mounting needs a privilege that this process lacks.
+    #[error(
+        "not permitted to mount on {mountpoint}: {reason}; run as root, or install fuse3 so that \
+         `fusermount3` can mount for you"
+    )]
+    NotPermitted {
+        /// Where.
+        mountpoint: PathBuf,
+        /// What was tried, and the answer.
+        reason: String,
+    },
+    /// Mounting failed.
+    #[error("can't mount on {mountpoint}: {error}")]
+    NotMounted {
+        /// Where.
+        mountpoint: PathBuf,
+        /// The system's answer.
+        error: io::Error,
+    },
+    /// The kernel and the daemon did not come to terms.
+    #[error("mounted on {mountpoint}, but the kernel's FUSE did not answer: {error}")]
+    Handshake {
+        /// Where.
+        mountpoint: PathBuf,
+        /// What went wrong.
+        error: io::Error,
+    },
+}
+
+/// A volume that is mounted and served. Dropping it unmounts (lazily, as a last resort).
+pub struct Mount {
+    place: mountpoint::Place,
+    features: Features,
+    requests: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    server: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Mount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mount").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl Mount {
+    /// Mounts `volume` on `mountpoint` (an existing directory) and serves it; it answers when this
+    /// returns. On an error nothing is left mounted.
+    pub fn new<V: Volume>(
+        volume: Arc<V>,
+        mountpoint: &Path,
+        options: &Options,
+    ) -> Result<Mount, MountError> {
+        let (place, device) = mountpoint::mount(mountpoint, options)?;
+        match serve(volume, device, &place, options) {
+            Ok((features, requests, server)) => {
+                Ok(Mount { place, features, requests, server: Mutex::new(Some(server)) })
+            }
+            Err(error) => {
+                let mountpoint = mountpoint.to_path_buf();
+                if let Err(left) = place.unmount(true) {
+                    tracing::error!(mountpoint = %mountpoint.display(), %left, "left mounted");
+                }
+                Err(MountError::Handshake { mountpoint, error })
+            }
+        }
+    }
+
+    /// What the kernel does by itself.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// How often each operation was asked for.
+    pub fn requests(&self) -> Vec<(&'static str, u64)> {
+        (self.requests)()
+    }
+
+    /// Its number below `/sys/fs/fuse/connections`.
+    pub fn connection(&self) -> u32 {
+        self.place.connection()
+    }
+
+    /// Unmounts. `EBUSY` while somebody uses the mount, unless `lazy`: then it goes out of sight at
+    /// once and ends with its last user. Fine when it is not mounted any more.
+    pub fn unmount(&self, lazy: bool) -> io::Result<()> {
+        self.place.unmount(lazy)
+    }
+
+    /// Waits until the connection has ended, whoever ended it.
+    pub fn wait(&self) {
+        let server = self.server.lock().take();
+        if let Some(server) = server {
+            // Its panics are logged where they happen.
+            let _ = server.join();
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.server.lock().is_some()
+            && let Err(error) = self.place.unmount(true)
+        {
+            tracing::error!(%error, "could not unmount");
+        }
+    }
+}
+
+type Serving = (Features, Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>, JoinHandle<()>);
+
+fn serve<V: Volume>(
+    volume: Arc<V>,
+    device: std::os::fd::OwnedFd,
+    place: &mountpoint::Place,
+    options: &Options,
+) -> io::Result<Serving> {
+    let shared = Arc::new(Shared { volume, counters: counters::Counters::new() });
+    let wishes = negotiate::Wishes {
+        passthrough: options.passthrough && !place.rootless(),
+        everyone: place.everyone(),
+        rootless: place.rootless(),
+    };
+    let agreed = Arc::new(OnceLock::new());
+    let adapter = Adapter::new(shared.clone(), wishes, agreed.clone())?;
+    let mut config = fuser::Config::default();
+    config.acl = fuser::SessionACL::All;
+    config.n_threads = Some(options.threads.max(1));
+    let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)?;
+    let features = agreed.get().copied().unwrap_or_default();
+    let server = std::thread::Builder::new().name("serve".into()).spawn(move || {
+        if let Err(error) = session.run() {
+            tracing::error!(%error, "the connection to the kernel broke");
+        }
+    })?;
+    let requests = Box::new(move || shared.counters.list());
+    Ok((features, requests, server))
+}

@@ -1,0 +1,115 @@
+//! Between fuser's vocabulary and ours.
+
+use std::time::Duration;
+
+use crate::{Attributes, Caller, Entry, Errno, Kind, NodeId, OpenFlags, SetTime};
+
+pub(super) fn caller(request: &fuser::Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), thread: request.pid() }
+}
+
+pub(super) fn errno(errno: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(errno.raw())
+}
+
+pub(super) fn kind(kind: Kind) -> fuser::FileType {
+    match kind {
+        Kind::File => fuser::FileType::RegularFile,
+        Kind::Directory => fuser::FileType::Directory,
+        Kind::Symlink => fuser::FileType::Symlink,
+        Kind::Fifo => fuser::FileType::NamedPipe,
+        Kind::Socket => fuser::FileType::Socket,
+        Kind::CharDevice => fuser::FileType::CharDevice,
+        Kind::BlockDevice => fuser::FileType::BlockDevice,
+    }
+}
+
+pub(super) fn attributes(from: &Attributes) -> fuser::FileAttr {
+    fuser::FileAttr {
+        ino: fuser::INodeNo(from.node.0),
+        size: from.size,
+        blocks: from.blocks,
+        atime: from.accessed,
+        mtime: from.modified,
+        ctime: from.changed,
+        crtime: from.changed,
+        kind: kind(from.kind),
+        perm: from.permissions,
+        nlink: from.links,
+        uid: from.uid,
+        gid: from.gid,
+        rdev: from.device,
+        blksize: from.block_size,
+        flags: 0,
+    }
+}
+
+/// The entry that tells the kernel to remember that a name stands for nothing: node id 0.
+pub(super) fn absent() -> fuser::FileAttr {
+    fuser::FileAttr {
+        ino: fuser::INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: std::time::UNIX_EPOCH,
+        mtime: std::time::UNIX_EPOCH,
+        ctime: std::time::UNIX_EPOCH,
+        crtime: std::time::UNIX_EPOCH,
+        kind: fuser::FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+/// fuser has one time for name and attributes in some replies: the shorter one is right for both.
+pub(super) fn shared_validity(entry: &Entry) -> Duration {
+    entry.name_valid.min(entry.attributes_valid)
+}
+
+pub(super) fn open_flags(raw: i32) -> OpenFlags {
+    let mut flags = match raw & libc::O_ACCMODE {
+        libc::O_RDONLY => OpenFlags::READ,
+        libc::O_WRONLY => OpenFlags::WRITE,
+        // The fourth value means neither; it may still be used for ioctl. Nothing is lost by
+        // treating it like the third.
+        _ => OpenFlags::READ | OpenFlags::WRITE,
+    };
+    for (bit, flag) in [
+        (libc::O_TRUNC, OpenFlags::TRUNCATE),
+        (libc::O_APPEND, OpenFlags::APPEND),
+        (libc::O_EXCL, OpenFlags::EXCLUSIVE),
+        (libc::O_DSYNC, OpenFlags::SYNC),
+        (libc::O_DIRECT, OpenFlags::DIRECT),
+    ] {
+        flags.set(flag, raw & bit == bit);
+    }
+    flags
+}
+
+pub(super) fn set_time(time: fuser::TimeOrNow) -> SetTime {
+    match time {
+        fuser::TimeOrNow::Now => SetTime::Now,
+        fuser::TimeOrNow::SpecificTime(at) => SetTime::At(at),
+    }
+}
+
+pub(super) fn node(ino: fuser::INodeNo) -> NodeId {
+    NodeId(ino.0)
+}
+
+/// `mknod(2)`'s type bits; an absent type means a regular file.
+pub(super) fn node_kind(mode: u32) -> Kind {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => Kind::Directory,
+        libc::S_IFLNK => Kind::Symlink,
+        libc::S_IFIFO => Kind::Fifo,
+        libc::S_IFSOCK => Kind::Socket,
+        libc::S_IFCHR => Kind::CharDevice,
+        libc::S_IFBLK => Kind::BlockDevice,
+        _ => Kind::File,
+    }
+}

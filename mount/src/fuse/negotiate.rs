@@ -1,0 +1,96 @@
+//! What is agreed with the kernel when a mount begins (`FUSE_INIT`).
+
+use fuser::{InitFlags, KernelConfig};
+
+/// The largest read or write in one request, in bytes; the kernel's own bound is 256 pages.
+const MAX_IO: u32 = 1 << 20;
+
+/// Requests that the kernel may have under way without anybody waiting for them (readahead).
+const BACKGROUND: u16 = 64;
+
+/// What the mount would like to have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wishes {
+    pub(super) passthrough: bool,
+    pub(super) everyone: bool,
+    pub(super) rootless: bool,
+}
+
+/// What the kernel does for a mount by itself, so that the daemon need not be asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Features {
+    /// Reads of open files go to the store's files directly. (Linux 6.9, with `CAP_SYS_ADMIN`.)
+    pub passthrough: bool,
+    /// Listings carry the attributes of what they list.
+    pub readdirplus: bool,
+    /// Lookups and listings in one directory go on side by side.
+    pub parallel_dirops: bool,
+    /// Closing a file that was only read asks nobody. (Linux 5.16.)
+    pub no_flush_for_readers: bool,
+    /// Writing does not ask for `security.capability` each time. (Linux 5.12.)
+    pub no_getxattr_on_write: bool,
+    /// Listings are kept until the directory changes.
+    pub cached_listings: bool,
+    /// Targets of symbolic links are kept.
+    pub cached_symlinks: bool,
+    /// Users other than the one who mounted may enter.
+    pub everyone: bool,
+    /// Mounted by `fusermount3` for a user who may not mount.
+    pub rootless: bool,
+    /// The protocol version that the kernel speaks.
+    pub abi: (u32, u32),
+}
+
+impl Features {
+    /// Each feature's name, and whether it is on.
+    pub fn list(&self) -> Vec<(&'static str, bool)> {
+        vec![
+            ("passthrough", self.passthrough),
+            ("readdirplus", self.readdirplus),
+            ("parallel_dirops", self.parallel_dirops),
+            ("no_flush_for_readers", self.no_flush_for_readers),
+            ("no_getxattr_on_write", self.no_getxattr_on_write),
+            ("cached_listings", self.cached_listings),
+            ("cached_symlinks", self.cached_symlinks),
+            ("everyone", self.everyone),
+            ("rootless", self.rootless),
+        ]
+    }
+}
+
+pub(super) fn negotiate(wishes: &Wishes, config: &mut KernelConfig) -> Features {
+    let mut take = |flag| config.add_capabilities(flag).is_ok();
+    let readdirplus =
+        take(InitFlags::FUSE_DO_READDIRPLUS) && take(InitFlags::FUSE_READDIRPLUS_AUTO);
+    let parallel_dirops = take(InitFlags::FUSE_PARALLEL_DIROPS);
+    let cached_symlinks = take(InitFlags::FUSE_CACHE_SYMLINKS);
+    // O_TRUNC comes with OPEN and not as a SETATTR of its own.
+    take(InitFlags::FUSE_ATOMIC_O_TRUNC);
+    take(InitFlags::FUSE_ASYNC_DIO);
+    take(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
+    // Whoever takes this promises to drop set-id bits on writing, and is in return not asked for
+    // `security.capability` before each write. A volume has neither set-id bits nor capabilities.
+    let no_getxattr_on_write = take(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
+    let passthrough = wishes.passthrough && take(InitFlags::FUSE_PASSTHROUGH);
+    if passthrough {
+        // 1: the store lies on a filesystem that is not itself stacked; registering a file from one
+        // that is (overlayfs) fails, and that file is then read through the page cache.
+        let _ = config.set_max_stack_depth(1);
+    }
+    let _ = config.set_max_write(MAX_IO);
+    let _ = config.set_max_readahead(MAX_IO);
+    let _ = config.set_max_background(BACKGROUND);
+    let abi = config.kernel_abi();
+    Features {
+        passthrough,
+        readdirplus,
+        parallel_dirops,
+        no_flush_for_readers: (abi.0, abi.1) >= (7, 35),
+        no_getxattr_on_write,
+        cached_listings: (abi.0, abi.1) >= (7, 28),
+        cached_symlinks,
+        everyone: wishes.everyone,
+        rootless: wishes.rootless,
+        abi: (abi.0, abi.1),
+    }
+}

@@ -1,0 +1,175 @@
+//! What `stat(2)` tells, and changing it.
+
+use std::time::{Duration, SystemTime};
+
+use cachefs_mount::{
+    Attributes, Entry, Errno, FOREVER, HandleId, Kind, NodeId, OpenFlags, Result, SetAttributes,
+    SetTime,
+};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Statx, StatxTimestamp, Timespec, Timestamps, Uid};
+
+use super::handles::Open;
+use super::resolve::{errno, kind, self_path, status};
+use super::tree::Node;
+use super::{Access, Cache};
+
+/// The mode bits that a mount has: no set-id bits (SEMANTICS 5.4).
+pub(super) const PERMISSIONS: u16 = 0o1777;
+
+fn time(stamp: StatxTimestamp) -> SystemTime {
+    let seconds = Duration::from_secs(stamp.tv_sec.unsigned_abs());
+    let whole = if stamp.tv_sec < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(seconds)
+    };
+    whole.unwrap_or(SystemTime::UNIX_EPOCH) + Duration::from_nanos(u64::from(stamp.tv_nsec))
+}
+
+fn timespec(time: Option<SetTime>) -> Timespec {
+    let (tv_sec, tv_nsec) = match time {
+        None => (0, libc::UTIME_OMIT),
+        Some(SetTime::Now) => (0, libc::UTIME_NOW),
+        Some(SetTime::At(at)) => match at.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => (after.as_secs() as i64, i64::from(after.subsec_nanos())),
+            Err(before) => {
+                let before = before.duration();
+                match (before.as_secs() as i64, i64::from(before.subsec_nanos())) {
+                    (seconds, 0) => (-seconds, 0),
+                    (seconds, nanoseconds) => (-seconds - 1, 1_000_000_000 - nanoseconds),
+                }
+            }
+        },
+    };
+    Timespec { tv_sec, tv_nsec }
+}
+
+impl Cache {
+    /// What the mount tells of a file of the store.
+    pub(super) fn describe(&self, node: NodeId, status: &Statx) -> Attributes {
+        let (uid, gid) = match self.options.access {
+            Access::Posix => (status.stx_uid, status.stx_gid),
+            Access::Shared { owner } => owner,
+        };
+        Attributes {
+            node,
+            kind: kind(status),
+            permissions: status.stx_mode & PERMISSIONS,
+            links: status.stx_nlink,
+            uid,
+            gid,
+            size: status.stx_size,
+            blocks: status.stx_blocks,
+            block_size: status.stx_blksize,
+            device: 0,
+            accessed: time(status.stx_atime),
+            modified: time(status.stx_mtime),
+            changed: time(status.stx_ctime),
+        }
+    }
+
+    /// The answer to a lookup of a name that is the same for everyone.
+    pub(super) fn entry(&self, node: NodeId, status: &Statx) -> Entry {
+        let attributes = self.describe(node, status);
+        Entry { attributes, name_valid: FOREVER, attributes_valid: FOREVER }
+    }
+
+    /// The status by way of whatever is open already, or else by name.
+    pub(super) fn attributes(&self, id: NodeId) -> Result<(Attributes, Duration)> {
+        let node = self.tree.get(id)?;
+        let status = self.node_status(&node)?;
+        Ok((self.describe(id, &status), FOREVER))
+    }
+
+    pub(super) fn set_attributes(
+        &self,
+        id: NodeId,
+        handle: Option<HandleId>,
+        changes: &SetAttributes,
+    ) -> Result<(Attributes, Duration)> {
+        let node = self.tree.get(id)?;
+        if let Some(size) = changes.size {
+            self.resize(&node, handle, size)?;
+        }
+        let others = SetAttributes { size: None, ..*changes };
+        if others == SetAttributes::default() {
+            return self.attributes(id);
+        }
+        let descriptor = self.descriptor(&node)?;
+        if changes.uid.is_some() || changes.gid.is_some() {
+            self.change_owner(&descriptor, changes.uid, changes.gid)?;
+        }
+        if let Some(permissions) = changes.permissions {
+            if node.kind == Kind::Symlink {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            let mode = Mode::from_raw_mode(u32::from(permissions & PERMISSIONS));
+            rustix::fs::chmod(self_path(&*descriptor), mode).map_err(errno)?;
+        }
+        if changes.accessed.is_some() || changes.modified.is_some() {
+            let times = Timestamps {
+                last_access: timespec(changes.accessed),
+                last_modification: timespec(changes.modified),
+            };
+            rustix::fs::utimensat(&*descriptor, "", &times, AtFlags::EMPTY_PATH).map_err(errno)?;
+        }
+        let status = status(&*descriptor, b"")?;
+        Ok((self.describe(id, &status), FOREVER))
+    }
+
+    fn resize(&self, node: &Node, handle: Option<HandleId>, size: u64) -> Result<()> {
+        if let Some(handle) = handle
+            && let Open::Writing { flags, file } = &self.handles.get(handle)?.open
+            && flags.contains(OpenFlags::WRITE)
+        {
+            return rustix::fs::ftruncate(&**file, size).map_err(errno);
+        }
+        let file = self.open_node(node, OFlags::WRONLY)?;
+        rustix::fs::ftruncate(&file, size).map_err(errno)
+    }
+
+    /// In `shared` everything belongs to the mount's owner, and changing that changes nothing.
+    fn change_owner(
+        &self,
+        descriptor: &std::os::fd::OwnedFd,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    ) -> Result<()> {
+        match self.options.access {
+            Access::Shared { .. } => Ok(()),
+            Access::Posix => rustix::fs::chownat(
+                descriptor,
+                "",
+                uid.map(Uid::from_raw),
+                gid.map(Gid::from_raw),
+                AtFlags::EMPTY_PATH,
+            )
+            .map_err(errno),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn there_and_back(tv_sec: i64, tv_nsec: u32) -> (i64, i64) {
+        let stamp = StatxTimestamp { tv_sec, tv_nsec, ..any_stamp() };
+        let spec = timespec(Some(SetTime::At(time(stamp))));
+        (spec.tv_sec, spec.tv_nsec)
+    }
+
+    fn any_stamp() -> StatxTimestamp {
+        // Its padding is private; any timestamp will do as the rest.
+        status(rustix::fs::CWD, b".").unwrap().stx_atime
+    }
+
+    #[test]
+    fn times_before_and_after_the_epoch_survive() {
+        for (seconds, nanoseconds) in
+            [(0, 0), (0, 999_999_999), (-1, 0), (-1, 1), (-86_400, 5), (1 << 33, 7)]
+        {
+            assert_eq!(there_and_back(seconds, nanoseconds), (seconds, i64::from(nanoseconds)));
+        }
+    }
+}

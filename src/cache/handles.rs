@@ -1,0 +1,91 @@
+//! Open files and directories.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cachefs_mount::{Errno, HandleId, NodeId, OpenFlags, Result};
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::listing::Stream;
+
+/// An open file or directory.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub(super) node: NodeId,
+    pub(super) open: Open,
+}
+
+/// How it is open.
+#[derive(Debug)]
+pub(super) enum Open {
+    /// For reading only: any descriptor of the node will do.
+    Reading,
+    /// For writing, with a descriptor of its own.
+    Writing { flags: OpenFlags, file: Arc<File> },
+    /// A directory; its stream is opened by the first who lists it.
+    Directory(Mutex<Option<Stream>>),
+}
+
+/// What a handle was, to make it again in another process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HandleRecord {
+    pub(super) id: u64,
+    pub(super) node: u64,
+    /// The bits of its [`OpenFlags`]; none for a directory.
+    pub(super) flags: Option<u32>,
+}
+
+/// All open files and directories. Numbers are never used twice.
+#[derive(Debug)]
+pub(super) struct Handles {
+    open: DashMap<u64, Arc<Handle>>,
+    next: AtomicU64,
+}
+
+impl Handles {
+    pub(super) fn new(next: u64) -> Handles {
+        Handles { open: DashMap::new(), next: AtomicU64::new(next) }
+    }
+
+    pub(super) fn insert(&self, node: NodeId, open: Open) -> HandleId {
+        let id = HandleId(self.next.fetch_add(1, Ordering::Relaxed));
+        self.restore(id, node, open);
+        id
+    }
+
+    pub(super) fn restore(&self, id: HandleId, node: NodeId, open: Open) {
+        self.open.insert(id.0, Arc::new(Handle { node, open }));
+    }
+
+    pub(super) fn get(&self, id: HandleId) -> Result<Arc<Handle>> {
+        self.open.get(&id.0).map(|handle| handle.clone()).ok_or(Errno::EBADF)
+    }
+
+    pub(super) fn remove(&self, id: HandleId) {
+        self.open.remove(&id.0);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(super) fn next(&self) -> u64 {
+        self.next.load(Ordering::Acquire)
+    }
+
+    pub(super) fn records(&self) -> Vec<HandleRecord> {
+        let record = |id: u64, handle: &Handle| HandleRecord {
+            id,
+            node: handle.node.0,
+            flags: match &handle.open {
+                Open::Reading => Some(OpenFlags::READ.bits()),
+                Open::Writing { flags, .. } => Some(flags.bits()),
+                Open::Directory(_) => None,
+            },
+        };
+        self.open.iter().map(|entry| record(*entry.key(), entry.value())).collect()
+    }
+}

@@ -1,0 +1,220 @@
+//! Listing directories.
+
+use std::ffi::OsStr;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use cachefs_mount::{Errno, HandleId, Kind, Listed, ListingSink, Name, NodeId, Result};
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+
+use super::Cache;
+use super::handles::Open;
+use super::resolve::{errno, open_at, status};
+use super::tree::{FileKey, Node};
+
+/// Bytes asked for in one `getdents64(2)`.
+const BATCH: usize = 32 * 1024;
+
+/// Offsets of the fields of `struct linux_dirent64` (`getdents(2)`).
+mod field {
+    pub(super) const INODE: usize = 0;
+    pub(super) const NEXT: usize = 8;
+    pub(super) const LENGTH: usize = 16;
+    pub(super) const TYPE: usize = 18;
+    pub(super) const NAME: usize = 19;
+}
+
+/// An open directory of the store, and what was read of it but not yet taken. Offsets are the
+/// filesystem's own, which stay true while the directory changes (`telldir(3)`).
+#[derive(Debug)]
+pub(super) struct Stream {
+    descriptor: OwnedFd,
+    batch: Vec<u8>,
+    at: usize,
+    /// The offset of the entry at `at`.
+    offset: u64,
+}
+
+/// An entry as the filesystem lists it.
+struct Raw<'a> {
+    inode: u64,
+    next: u64,
+    kind: Option<Kind>,
+    name: &'a OsStr,
+    length: usize,
+}
+
+impl Stream {
+    fn new(descriptor: OwnedFd) -> Stream {
+        Stream { descriptor, batch: Vec::new(), at: 0, offset: 0 }
+    }
+
+    /// Goes to `offset`, unless it is there.
+    fn go_to(&mut self, offset: u64) -> Result<()> {
+        if offset != self.offset {
+            rustix::fs::seek(&self.descriptor, rustix::fs::SeekFrom::Start(offset))
+                .map_err(errno)?;
+            self.batch.clear();
+            self.at = 0;
+            self.offset = offset;
+        }
+        Ok(())
+    }
+
+    /// The next entry; it stays the next until [`Stream::advance`].
+    fn peek(&mut self) -> Result<Option<Raw<'_>>> {
+        if self.at >= self.batch.len() {
+            self.fill()?;
+        }
+        Ok(parse(&self.batch[self.at..]))
+    }
+
+    fn advance(&mut self, length: usize, next: u64) {
+        self.at += length;
+        self.offset = next;
+    }
+
+    fn fill(&mut self) -> Result<()> {
+        self.batch.clear();
+        self.batch.reserve(BATCH);
+        self.at = 0;
+        let space: &mut [MaybeUninit<u8>] = self.batch.spare_capacity_mut();
+        // SAFETY: the kernel writes at most `space.len()` bytes into memory that is ours, and says
+        // how many it wrote.
+        let length = unsafe {
+            libc::syscall(
+                libc::SYS_getdents64,
+                self.descriptor.as_raw_fd(),
+                space.as_mut_ptr(),
+                space.len(),
+            )
+        };
+        let length = usize::try_from(length).map_err(|_| std::io::Error::last_os_error())?;
+        // SAFETY: the kernel has just initialised that many bytes.
+        unsafe { self.batch.set_len(length) };
+        Ok(())
+    }
+}
+
+fn parse(batch: &[u8]) -> Option<Raw<'_>> {
+    let number = |at: usize| Some(u64::from_ne_bytes(batch.get(at..at + 8)?.try_into().ok()?));
+    let length = batch.get(field::LENGTH..field::LENGTH + 2)?.try_into().ok()?;
+    let length = usize::from(u16::from_ne_bytes(length));
+    let name = batch.get(field::NAME..length)?;
+    let end = name.iter().position(|&byte| byte == 0)?;
+    Some(Raw {
+        inode: number(field::INODE)?,
+        next: number(field::NEXT)?,
+        kind: kind_of(*batch.get(field::TYPE)?),
+        name: OsStr::from_bytes(&name[..end]),
+        length,
+    })
+}
+
+/// None where the filesystem does not say.
+fn kind_of(d_type: u8) -> Option<Kind> {
+    Some(match d_type {
+        libc::DT_REG => Kind::File,
+        libc::DT_DIR => Kind::Directory,
+        libc::DT_LNK => Kind::Symlink,
+        libc::DT_FIFO => Kind::Fifo,
+        libc::DT_SOCK => Kind::Socket,
+        libc::DT_CHR => Kind::CharDevice,
+        libc::DT_BLK => Kind::BlockDevice,
+        _ => return None,
+    })
+}
+
+impl Cache {
+    pub(super) fn open_directory(&self, id: NodeId) -> Result<(HandleId, bool)> {
+        let node = self.tree.get(id)?;
+        if node.kind != Kind::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        let same = node.same_for_all();
+        Ok((self.handles.insert(id, Open::Directory(Mutex::new(None))), same))
+    }
+
+    fn open_stream(&self, id: NodeId) -> Result<Stream> {
+        let directory = self.directory(id)?;
+        Ok(Stream::new(open_at(&*directory, b".", OFlags::RDONLY | OFlags::DIRECTORY)?))
+    }
+
+    pub(super) fn read_directory(
+        &self,
+        id: HandleId,
+        offset: u64,
+        sink: &mut dyn ListingSink,
+    ) -> Result<()> {
+        let handle = self.handles.get(id)?;
+        let Open::Directory(stream) = &handle.open else { return Err(Errno::ENOTDIR) };
+        let node = self.tree.get(handle.node)?;
+        // Only those who list by this very handle wait for each other here.
+        let mut stream = stream.lock();
+        let stream = match &mut *stream {
+            Some(stream) => stream,
+            none => none.insert(self.open_stream(handle.node)?),
+        };
+        stream.go_to(offset)?;
+        let directory = self.directory(handle.node)?;
+        while let Some(raw) = stream.peek()? {
+            let (length, next) = (raw.length, raw.next);
+            if !self.list_one(&node, &directory, &raw, sink) {
+                return Ok(());
+            }
+            stream.advance(length, next);
+        }
+        Ok(())
+    }
+
+    /// Puts one entry into the sink; false when there is no room for it.
+    fn list_one(
+        &self,
+        directory: &Node,
+        descriptor: &OwnedFd,
+        raw: &Raw<'_>,
+        sink: &mut dyn ListingSink,
+    ) -> bool {
+        let bare = |node, kind| Listed { name: raw.name, node, kind, next: raw.next, entry: None };
+        match raw.name.as_bytes() {
+            b"." => return sink.take(&bare(directory.id, Kind::Directory)),
+            b".." => {
+                let parent = directory.place().map_or(directory.id, |place| place.parent());
+                return sink.take(&bare(parent, Kind::Directory));
+            }
+            _ => {}
+        }
+        let Ok(name) = Name::new(raw.name) else { return true };
+        if self.is_private(directory.id, name) {
+            return true;
+        }
+        if !sink.wants_attributes()
+            && let Some(kind) = raw.kind
+        {
+            let key = FileKey { device: directory.key.device, inode: raw.inode };
+            return sink.take(&bare(self.tree.number(key), kind));
+        }
+        // A name that went away meanwhile is left out.
+        let Ok(status) = status(descriptor, raw.name.as_bytes()) else { return true };
+        let entry = self.found(directory.id, name, &status);
+        let listed = Listed {
+            node: entry.attributes.node,
+            kind: entry.attributes.kind,
+            entry: Some(entry),
+            ..bare(directory.id, Kind::File)
+        };
+        let taken = sink.take(&listed);
+        if !taken || !sink.wants_attributes() {
+            self.forget(entry.attributes.node, 1);
+        }
+        taken
+    }
+
+    pub(super) fn sync_directory(&self, id: HandleId) -> Result<()> {
+        let handle = self.handles.get(id)?;
+        let stream = self.open_stream(handle.node)?;
+        rustix::fs::fsync(&stream.descriptor).map_err(errno)
+    }
+}

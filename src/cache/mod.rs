@@ -1,0 +1,343 @@
+//! The engine: a [`Store`] as a [`Volume`].
+
+mod attributes;
+mod descriptors;
+mod files;
+mod handles;
+mod ledger;
+mod listing;
+mod namespace;
+mod resolve;
+mod tree;
+pub mod view;
+mod xattrs;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cachefs_mount::{
+    AllocateFlags, Attributes, Caller, Entry, HandleId, Kind, ListingSink, Lookup, Name, NodeId,
+    OpenFlags, Opened, RenameFlags, Result, Seek, SetAttributes, SetXattr, Space, Volume,
+};
+use parking_lot::RwLock;
+use rustix::fs::AtFlags;
+
+use self::descriptors::Descriptors;
+use self::handles::Handles;
+pub use self::ledger::{RestoreError, Snapshot};
+use self::tree::Tree;
+use crate::store::Store;
+
+/// Who may do what (SEMANTICS 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Owners and modes are kept, and enforced by the kernel.
+    Posix,
+    /// Everyone who may enter the mount may use all of it.
+    Shared {
+        /// The user and group that all files appear to belong to.
+        owner: (u32, u32),
+    },
+}
+
+/// How a cache behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheOptions {
+    /// Who may do what.
+    pub access: Access,
+    /// About how many descriptors of the store are kept open for later use.
+    pub descriptors: usize,
+}
+
+/// A store, ready to be mounted.
+#[derive(Debug)]
+pub struct Cache {
+    options: CacheOptions,
+    store: Arc<Store>,
+    root: Arc<OwnedFd>,
+    /// The daemon's own user and group, who new files belong to by themselves.
+    own: (u32, u32),
+    tree: Tree,
+    handles: Handles,
+    descriptors: Descriptors,
+    /// Shared by whoever moves or removes a name, from the system call until the tree tells of it;
+    /// exclusive for one who could not find a node where the tree said. Locked before anything in
+    /// the tree.
+    moves: RwLock<()>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Counters {
+    fn hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn miss(&self) {
+        self.misses.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How a cache is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Nodes that the operating system knows.
+    pub nodes: u64,
+    /// Open files and directories.
+    pub handles: u64,
+    /// Opens of files that were there.
+    pub hits: u64,
+    /// Lookups of names that were not there.
+    pub misses: u64,
+}
+
+impl Cache {
+    /// A cache of what lies in `store`. Nothing is read but the root's own status.
+    pub fn new(store: Arc<Store>, options: CacheOptions) -> io::Result<Cache> {
+        let root = store.root().try_clone_to_owned()?;
+        let status =
+            resolve::status(&root, b"").map_err(|e| io::Error::from_raw_os_error(e.raw()))?;
+        Ok(Cache {
+            options,
+            tree: Tree::new(resolve::key(&status)),
+            handles: Handles::new(1),
+            descriptors: Descriptors::new(options.descriptors),
+            own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+            root: Arc::new(root),
+            store,
+            moves: RwLock::new(()),
+            counters: Counters::default(),
+        })
+    }
+
+    /// How it is doing.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            nodes: self.tree.len() as u64,
+            handles: self.handles.len() as u64,
+            hits: self.counters.hits.load(Ordering::Relaxed),
+            misses: self.counters.misses.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The store that it shows.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+impl Volume for Cache {
+    fn lookup(&self, _: &Caller, parent: NodeId, name: Name<'_>) -> Result<Lookup> {
+        self.lookup(parent, name)
+    }
+
+    fn forget(&self, node: NodeId, lookups: u64) -> bool {
+        self.forget(node, lookups)
+    }
+
+    fn attributes(
+        &self,
+        _: &Caller,
+        node: NodeId,
+        _: Option<HandleId>,
+    ) -> Result<(Attributes, Duration)> {
+        self.attributes(node)
+    }
+
+    fn set_attributes(
+        &self,
+        _: &Caller,
+        node: NodeId,
+        handle: Option<HandleId>,
+        changes: &SetAttributes,
+    ) -> Result<(Attributes, Duration)> {
+        self.set_attributes(node, handle, changes)
+    }
+
+    fn read_link(&self, _: &Caller, node: NodeId) -> Result<Vec<u8>> {
+        self.read_link(node)
+    }
+
+    fn make_node(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: Name<'_>,
+        kind: Kind,
+        permissions: u16,
+    ) -> Result<Entry> {
+        self.make_node(caller, parent, name, kind, permissions)
+    }
+
+    fn make_directory(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: Name<'_>,
+        permissions: u16,
+    ) -> Result<Entry> {
+        self.make_directory(caller, parent, name, permissions)
+    }
+
+    fn make_symlink(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: Name<'_>,
+        target: &OsStr,
+    ) -> Result<Entry> {
+        self.make_symlink(caller, parent, name, target)
+    }
+
+    fn make_link(&self, _: &Caller, node: NodeId, parent: NodeId, name: Name<'_>) -> Result<Entry> {
+        self.make_link(node, parent, name)
+    }
+
+    fn remove_file(&self, _: &Caller, parent: NodeId, name: Name<'_>) -> Result<()> {
+        self.remove(parent, name, AtFlags::empty())
+    }
+
+    fn remove_directory(&self, _: &Caller, parent: NodeId, name: Name<'_>) -> Result<()> {
+        self.remove(parent, name, AtFlags::REMOVEDIR)
+    }
+
+    fn rename(
+        &self,
+        _: &Caller,
+        parent: NodeId,
+        name: Name<'_>,
+        new_parent: NodeId,
+        new_name: Name<'_>,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        self.rename(parent, name, new_parent, new_name, flags)
+    }
+
+    fn open(&self, _: &Caller, node: NodeId, flags: OpenFlags) -> Result<Opened> {
+        self.open(node, flags)
+    }
+
+    fn create(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: Name<'_>,
+        permissions: u16,
+        flags: OpenFlags,
+    ) -> Result<(Entry, Opened)> {
+        self.create(caller, parent, name, permissions, flags)
+    }
+
+    fn backing(&self, handle: HandleId) -> Result<Arc<File>> {
+        self.backing(handle)
+    }
+
+    fn read(&self, handle: HandleId, offset: u64, into: &mut [u8]) -> Result<usize> {
+        self.read(handle, offset, into)
+    }
+
+    fn write(&self, handle: HandleId, offset: u64, data: &[u8]) -> Result<usize> {
+        self.write(handle, offset, data)
+    }
+
+    fn flush(&self, _: &Caller, _: HandleId) -> Result<()> {
+        // The kernel has written back what was stored through mappings before it asked; the bytes
+        // are where everyone finds them.
+        Ok(())
+    }
+
+    fn release(&self, handle: HandleId) {
+        self.handles.remove(handle);
+    }
+
+    fn sync(&self, handle: HandleId, data_only: bool) -> Result<()> {
+        self.sync(handle, data_only)
+    }
+
+    fn allocate(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        length: u64,
+        flags: AllocateFlags,
+    ) -> Result<()> {
+        self.allocate(handle, offset, length, flags)
+    }
+
+    fn seek(&self, handle: HandleId, offset: u64, seek: Seek) -> Result<u64> {
+        self.seek(handle, offset, seek)
+    }
+
+    fn copy_range(&self, from: (HandleId, u64), to: (HandleId, u64), length: u64) -> Result<usize> {
+        self.copy_range(from, to, length)
+    }
+
+    fn open_directory(&self, _: &Caller, node: NodeId) -> Result<(HandleId, bool)> {
+        self.open_directory(node)
+    }
+
+    fn read_directory(
+        &self,
+        _: &Caller,
+        handle: HandleId,
+        offset: u64,
+        sink: &mut dyn ListingSink,
+    ) -> Result<()> {
+        self.read_directory(handle, offset, sink)
+    }
+
+    fn release_directory(&self, handle: HandleId) {
+        self.handles.remove(handle);
+    }
+
+    fn sync_directory(&self, handle: HandleId) -> Result<()> {
+        self.sync_directory(handle)
+    }
+
+    fn space(&self) -> Result<Space> {
+        let space = rustix::fs::fstatvfs(&*self.root).map_err(resolve::errno)?;
+        Ok(Space {
+            blocks: space.f_blocks,
+            blocks_free: space.f_bfree,
+            blocks_available: space.f_bavail,
+            files: space.f_files,
+            files_free: space.f_ffree,
+            block_size: space.f_bsize as u32,
+            fragment_size: space.f_frsize as u32,
+            name_max: space.f_namemax as u32,
+        })
+    }
+
+    fn xattr(&self, _: &Caller, node: NodeId, name: &OsStr) -> Result<Vec<u8>> {
+        self.xattr(node, name)
+    }
+
+    fn list_xattrs(&self, _: &Caller, node: NodeId) -> Result<Vec<u8>> {
+        self.list_xattrs(node)
+    }
+
+    fn set_xattr(
+        &self,
+        _: &Caller,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        how: SetXattr,
+    ) -> Result<()> {
+        self.set_xattr(node, name, value, how)
+    }
+
+    fn remove_xattr(&self, _: &Caller, node: NodeId, name: &OsStr) -> Result<()> {
+        self.remove_xattr(node, name)
+    }
+}

@@ -1,0 +1,424 @@
+//! Directories, names, their versions: what the operating system knows of this mount.
+//!
+//! A *node* is a file or directory under the number by which the operating system knows it. It
+//! stays known while it has *references*: lookups not yet given back, and children that are known.
+//! A node's *places* are its live names; from these it is found in the store again, so that no
+//! descriptor need be kept for it. A node that has lost its last name is an *orphan*, and holds a
+//! descriptor instead, until nobody knows it.
+//!
+//! Numbers are never used twice. A number belongs to a file of the store as long as that exists,
+//! also while the operating system has forgotten it, so that `st_ino` is stable.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use super::view::Version;
+
+/// Which file of the store it is: device and inode number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct FileKey {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+}
+
+/// A live name of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    pub(super) parent: u64,
+    pub(super) name: Box<[u8]>,
+}
+
+impl Place {
+    pub(super) fn new(parent: NodeId, name: Name<'_>) -> Place {
+        Place { parent: parent.0, name: name.as_bytes().into() }
+    }
+
+    pub(super) fn parent(&self) -> NodeId {
+        NodeId(self.parent)
+    }
+
+    fn is(&self, parent: NodeId, name: Name<'_>) -> bool {
+        self.parent == parent.0 && *self.name == *name.as_bytes()
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    places: SmallVec<[Place; 1]>,
+    orphan: Option<Arc<OwnedFd>>,
+    /// Of a directory: the versions of its names that are not live. Absent while there are none,
+    /// which is nearly always; the live ones are in the store itself (SEMANTICS 1.1).
+    versions: Option<Box<Versions>>,
+}
+
+type Versions = std::collections::HashMap<Box<[u8]>, SmallVec<[Version<NodeId>; 2]>>;
+
+/// A file or directory that the operating system knows.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) key: FileKey,
+    pub(super) kind: Kind,
+    /// Lookups not yet given back, and known children. Raised only while `Tree::nodes` is locked
+    /// for this node's number, so that a node found there can't be one that is just being removed.
+    references: AtomicU64,
+    /// Locked last of all, and never while anything is waited for.
+    state: Mutex<State>,
+}
+
+impl Node {
+    /// One of its names, if it has any.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.state.lock().places.first().cloned()
+    }
+
+    /// All of its names.
+    pub(super) fn places(&self) -> SmallVec<[Place; 1]> {
+        self.state.lock().places.clone()
+    }
+
+    /// The descriptor of a node that has lost its last name.
+    pub(super) fn orphan(&self) -> Option<Arc<OwnedFd>> {
+        self.state.lock().orphan.clone()
+    }
+
+    /// The versions of `name` in this directory that are not live.
+    pub(super) fn versions(&self, name: Name<'_>) -> SmallVec<[Version<NodeId>; 2]> {
+        match &self.state.lock().versions {
+            Some(versions) => versions.get(name.as_bytes()).cloned().unwrap_or_default(),
+            None => SmallVec::new(),
+        }
+    }
+
+    /// Whether this directory looks the same to everyone.
+    pub(super) fn same_for_all(&self) -> bool {
+        self.state.lock().versions.is_none()
+    }
+}
+
+/// What a node was, to make it again in another process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct NodeRecord {
+    pub(super) id: u64,
+    pub(super) key: FileKey,
+    pub(super) kind: u8,
+    pub(super) references: u64,
+    pub(super) places: Vec<Place>,
+    /// Whether a descriptor goes with it, in the order of the records.
+    pub(super) orphan: bool,
+}
+
+/// All nodes that the operating system knows, and all numbers given out.
+#[derive(Debug)]
+pub(super) struct Tree {
+    nodes: DashMap<u64, Arc<Node>>,
+    /// Locked after `nodes`, never before it.
+    numbers: DashMap<FileKey, u64>,
+    next: AtomicU64,
+}
+
+impl Tree {
+    /// A tree of which only the root is known.
+    pub(super) fn new(root: FileKey) -> Tree {
+        let tree = Tree::empty(NodeId::ROOT.0 + 1);
+        tree.numbers.insert(root, NodeId::ROOT.0);
+        // The root is never given back; its one reference is the mount itself.
+        tree.insert(NodeId::ROOT, root, Kind::Directory, 1, SmallVec::new(), None);
+        tree
+    }
+
+    fn empty(next: u64) -> Tree {
+        Tree { nodes: DashMap::new(), numbers: DashMap::new(), next: AtomicU64::new(next) }
+    }
+
+    fn insert(
+        &self,
+        id: NodeId,
+        key: FileKey,
+        kind: Kind,
+        references: u64,
+        places: SmallVec<[Place; 1]>,
+        orphan: Option<Arc<OwnedFd>>,
+    ) {
+        let state = Mutex::new(State { places, orphan, versions: None });
+        let references = AtomicU64::new(references);
+        self.nodes.insert(id.0, Arc::new(Node { id, key, kind, references, state }));
+    }
+
+    /// How many nodes the operating system knows.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The node of that number; `ESTALE` if it is not known.
+    pub(super) fn get(&self, id: NodeId) -> Result<Arc<Node>> {
+        self.nodes.get(&id.0).map(|node| node.clone()).ok_or(Errno::ESTALE)
+    }
+
+    /// The number of a file of the store, known or not.
+    pub(super) fn number(&self, key: FileKey) -> NodeId {
+        let new = || self.next.fetch_add(1, Ordering::Relaxed);
+        NodeId(*self.numbers.entry(key).or_insert_with(new))
+    }
+
+    /// The node of a file that was found under `name` in `parent`, with one more reference.
+    pub(super) fn know(
+        &self,
+        key: FileKey,
+        kind: Kind,
+        parent: NodeId,
+        name: Name<'_>,
+    ) -> Arc<Node> {
+        loop {
+            let id = self.number(key);
+            let node = match self.nodes.entry(id.0) {
+                Entry::Occupied(entry) => {
+                    let node = entry.get();
+                    if node.kind != kind || node.key != key || node.is_orphan() {
+                        // Another file under the same inode number: somebody else changed the
+                        // store. The old one keeps its number.
+                        self.numbers.remove_if(&key, |_, number| *number == id.0);
+                        continue;
+                    }
+                    node.references.fetch_add(1, Ordering::Relaxed);
+                    node.clone()
+                }
+                Entry::Vacant(entry) => {
+                    let (references, state) = (AtomicU64::new(1), Mutex::default());
+                    let node = Arc::new(Node { id, key, kind, references, state });
+                    entry.insert(node.clone());
+                    node
+                }
+            };
+            self.add_place(&node, parent, name);
+            return node;
+        }
+    }
+
+    /// `node` is now also known as `name` in `parent`.
+    pub(super) fn add_place(&self, node: &Node, parent: NodeId, name: Name<'_>) {
+        // Before the node's lock: `hold` locks the table, and that comes first.
+        if node.state.lock().places.iter().any(|place| place.is(parent, name)) {
+            return;
+        }
+        if !self.hold(parent) {
+            return;
+        }
+        let surplus = {
+            let mut state = node.state.lock();
+            if state.places.iter().any(|place| place.is(parent, name)) {
+                Some(Place::new(parent, name))
+            } else if node.kind == Kind::Directory && !state.places.is_empty() {
+                // A directory has one name; this is the newer.
+                Some(std::mem::replace(&mut state.places[0], Place::new(parent, name)))
+            } else {
+                state.places.push(Place::new(parent, name));
+                None
+            }
+        };
+        if let Some(place) = surplus {
+            self.give_back(place.parent(), 1);
+        }
+    }
+
+    /// `name` in `parent` does not stand for `node` any more.
+    pub(super) fn remove_place(&self, node: &Node, parent: NodeId, name: Name<'_>) {
+        let removed = {
+            let mut state = node.state.lock();
+            let found = state.places.iter().position(|place| place.is(parent, name));
+            found.map(|index| state.places.swap_remove(index))
+        };
+        if removed.is_some() {
+            self.give_back(parent, 1);
+        }
+    }
+
+    /// The file has lost its last name: its number is not given to another file that gets its
+    /// inode, and `descriptor` keeps it reachable until nobody knows it.
+    pub(super) fn orphan(&self, key: FileKey, descriptor: OwnedFd) {
+        let Some((_, id)) = self.numbers.remove(&key) else { return };
+        if let Ok(node) = self.get(NodeId(id)) {
+            let places = {
+                let mut state = node.state.lock();
+                state.orphan = Some(Arc::new(descriptor));
+                std::mem::take(&mut state.places)
+            };
+            for place in places {
+                self.give_back(place.parent(), 1);
+            }
+        }
+    }
+
+    /// The known node of a file of the store.
+    pub(super) fn find(&self, key: FileKey) -> Option<Arc<Node>> {
+        let id = *self.numbers.get(&key)?;
+        self.get(NodeId(id)).ok()
+    }
+
+    /// One more reference to a known node; false if it is not known.
+    fn hold(&self, id: NodeId) -> bool {
+        match self.nodes.get(&id.0) {
+            Some(node) => {
+                node.references.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Gives back references; true if the node is not known any more. Its parents may go with it.
+    pub(super) fn give_back(&self, id: NodeId, count: u64) -> bool {
+        let mut pending: SmallVec<[(NodeId, u64); 4]> = SmallVec::new();
+        pending.push((id, count));
+        let mut gone = false;
+        while let Some((next, count)) = pending.pop() {
+            let Some(node) = self.give_back_one(next, count) else { continue };
+            gone |= next == id;
+            let places = std::mem::take(&mut node.state.lock().places);
+            pending.extend(places.iter().map(|place| (place.parent(), 1)));
+        }
+        gone
+    }
+
+    /// The node, if that were its last references.
+    fn give_back_one(&self, id: NodeId, count: u64) -> Option<Arc<Node>> {
+        let node = self.get(id).ok()?;
+        let lower = |old: u64| Some(old.saturating_sub(count));
+        let before = node.references.fetch_update(Ordering::AcqRel, Ordering::Acquire, lower);
+        if before.is_ok_and(|before| before > count) || id == NodeId::ROOT {
+            return None;
+        }
+        // Under the table's lock nobody can take a new reference.
+        self.nodes
+            .remove_if(&id.0, |_, node| node.references.load(Ordering::Acquire) == 0)
+            .map(|(_, node)| node)
+    }
+
+    /// What it takes to make the same tree again, and the descriptors that go with it.
+    pub(super) fn records(&self) -> (Vec<NodeRecord>, Vec<Arc<OwnedFd>>) {
+        let mut descriptors = Vec::new();
+        let records = self
+            .nodes
+            .iter()
+            .map(|node| {
+                let state = node.state.lock();
+                descriptors.extend(state.orphan.clone());
+                NodeRecord {
+                    id: node.id.0,
+                    key: node.key,
+                    kind: node.kind as u8,
+                    references: node.references.load(Ordering::Acquire),
+                    places: state.places.to_vec(),
+                    orphan: state.orphan.is_some(),
+                }
+            })
+            .collect();
+        (records, descriptors)
+    }
+
+    /// The next number, and all numbers given out to files that still exist.
+    pub(super) fn numbers(&self) -> (u64, Vec<(FileKey, u64)>) {
+        let numbers = self.numbers.iter().map(|entry| (*entry.key(), *entry.value())).collect();
+        (self.next.load(Ordering::Acquire), numbers)
+    }
+
+    /// The tree that [`Tree::records`] and [`Tree::numbers`] told of.
+    pub(super) fn from_records(
+        next: u64,
+        numbers: Vec<(FileKey, u64)>,
+        records: Vec<NodeRecord>,
+        descriptors: &mut impl Iterator<Item = OwnedFd>,
+    ) -> Option<Tree> {
+        let tree = Tree::empty(next);
+        for (key, number) in numbers {
+            tree.numbers.insert(key, number);
+        }
+        for record in records {
+            let orphan = if record.orphan { Some(Arc::new(descriptors.next()?)) } else { None };
+            let kind = kind_from(record.kind)?;
+            let places = SmallVec::from_vec(record.places);
+            tree.insert(NodeId(record.id), record.key, kind, record.references, places, orphan);
+        }
+        tree.nodes.contains_key(&NodeId::ROOT.0).then_some(tree)
+    }
+}
+
+impl Node {
+    fn is_orphan(&self) -> bool {
+        self.state.lock().orphan.is_some()
+    }
+}
+
+fn kind_from(number: u8) -> Option<Kind> {
+    use Kind::{BlockDevice, CharDevice, Directory, Fifo, File, Socket, Symlink};
+    [File, Directory, Symlink, Fifo, Socket, CharDevice, BlockDevice]
+        .into_iter()
+        .find(|kind| *kind as u8 == number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    fn name(text: &str) -> Name<'_> {
+        Name::new(OsStr::new(text)).unwrap()
+    }
+
+    fn key(inode: u64) -> FileKey {
+        FileKey { device: 7, inode }
+    }
+
+    #[test]
+    fn a_parent_is_known_as_long_as_its_child() {
+        let tree = Tree::new(key(2));
+        let dir = tree.know(key(3), Kind::Directory, NodeId::ROOT, name("d"));
+        let file = tree.know(key(4), Kind::File, dir.id, name("f"));
+        assert!(!tree.give_back(dir.id, 1));
+        assert!(tree.get(dir.id).is_ok());
+        assert!(tree.give_back(file.id, 1));
+        assert!(tree.get(dir.id).is_err());
+        assert_eq!(tree.len(), 1);
+    }
+
+    #[test]
+    fn a_number_outlives_being_forgotten_but_not_the_file() {
+        let tree = Tree::new(key(2));
+        let first = tree.know(key(5), Kind::File, NodeId::ROOT, name("f")).id;
+        assert!(tree.give_back(first, 1));
+        assert_eq!(tree.know(key(5), Kind::File, NodeId::ROOT, name("f")).id, first);
+        let descriptor = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        tree.orphan(key(5), descriptor);
+        let second = tree.know(key(5), Kind::File, NodeId::ROOT, name("f"));
+        assert_ne!(second.id, first);
+        assert!(tree.get(first).unwrap().orphan().is_some());
+    }
+
+    #[test]
+    fn two_names_of_one_file_are_one_node() {
+        let tree = Tree::new(key(2));
+        let a = tree.know(key(5), Kind::File, NodeId::ROOT, name("a"));
+        let b = tree.know(key(5), Kind::File, NodeId::ROOT, name("b"));
+        assert_eq!(a.id, b.id);
+        assert_eq!(a.places().len(), 2);
+        tree.remove_place(&a, NodeId::ROOT, name("a"));
+        assert_eq!(a.place().unwrap().name.as_ref(), b"b");
+        assert!(tree.give_back(a.id, 2));
+    }
+
+    #[test]
+    fn the_root_is_never_forgotten() {
+        let tree = Tree::new(key(2));
+        assert!(!tree.give_back(NodeId::ROOT, 1_000));
+        assert!(tree.get(NodeId::ROOT).is_ok());
+    }
+}

@@ -1,0 +1,69 @@
+//! Extended attributes: those of the `user` namespace (`xattr(7)`).
+//!
+//! The others have meanings that a cache shared by everyone must not have (capabilities), or that
+//! the kernel would have to enforce (access control lists).
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use cachefs_mount::{Errno, NodeId, Result, SetXattr};
+use rustix::fs::XattrFlags;
+
+use super::Cache;
+use super::resolve::{errno, self_path};
+
+const NAMESPACE: &[u8] = b"user.";
+
+/// The largest value or list of names that Linux has, in bytes.
+const MAX: usize = 64 * 1024;
+
+fn checked(name: &OsStr) -> Result<&[u8]> {
+    let bytes = name.as_bytes();
+    if bytes.starts_with(NAMESPACE) { Ok(bytes) } else { Err(Errno::EOPNOTSUPP) }
+}
+
+impl Cache {
+    /// Does something by a path to the node itself.
+    fn at_path<T>(&self, id: NodeId, act: impl FnOnce(&str) -> rustix::io::Result<T>) -> Result<T> {
+        let node = self.tree.get(id)?;
+        let descriptor = self.descriptor(&node)?;
+        act(&self_path(&*descriptor)).map_err(errno)
+    }
+
+    pub(super) fn xattr(&self, id: NodeId, name: &OsStr) -> Result<Vec<u8>> {
+        let name = checked(name)?;
+        let mut value = vec![0; MAX];
+        let length = self.at_path(id, |path| rustix::fs::getxattr(path, name, &mut value[..]))?;
+        value.truncate(length);
+        Ok(value)
+    }
+
+    pub(super) fn list_xattrs(&self, id: NodeId) -> Result<Vec<u8>> {
+        let mut names = vec![0; MAX];
+        let length = self.at_path(id, |path| rustix::fs::listxattr(path, &mut names[..]))?;
+        names.truncate(length);
+        let ours = |name: &&[u8]| name.starts_with(NAMESPACE);
+        Ok(names.split_inclusive(|&byte| byte == 0).filter(ours).flatten().copied().collect())
+    }
+
+    pub(super) fn set_xattr(
+        &self,
+        id: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        how: SetXattr,
+    ) -> Result<()> {
+        let name = checked(name)?;
+        let flags = match how {
+            SetXattr::Any => XattrFlags::empty(),
+            SetXattr::Create => XattrFlags::CREATE,
+            SetXattr::Replace => XattrFlags::REPLACE,
+        };
+        self.at_path(id, |path| rustix::fs::setxattr(path, name, value, flags))
+    }
+
+    pub(super) fn remove_xattr(&self, id: NodeId, name: &OsStr) -> Result<()> {
+        let name = checked(name)?;
+        self.at_path(id, |path| rustix::fs::removexattr(path, name))
+    }
+}
