@@ -124,10 +124,9 @@ impl Run<'_> {
             return measured;
         }
         for system in self.systems {
-            measured.systems.push(OnSystem {
-                system: system.name().to_owned(),
-                ..OnSystem::default()
-            });
+            measured
+                .systems
+                .push(OnSystem { system: system.name().to_owned(), ..OnSystem::default() });
         }
         // One round that does not count, and makes warm what shall be warm.
         self.round(operation, &mut measured.systems, 1, false);
@@ -179,9 +178,7 @@ impl Run<'_> {
         Ok(Sample {
             units,
             elapsed,
-            daemon: busy_before
-                .zip(busy_after)
-                .map(|(before, after)| after.saturating_sub(before)),
+            daemon: busy_before.zip(busy_after).map(|(before, after)| after.saturating_sub(before)),
         })
     }
 
@@ -214,10 +211,8 @@ struct Sample {
 
 /// The most frequent first.
 fn per_unit(requests: &Requests, units: u64) -> Vec<(String, f64)> {
-    let mut each: Vec<_> = requests
-        .iter()
-        .map(|(kind, count)| (kind.clone(), *count as f64 / units as f64))
-        .collect();
+    let mut each: Vec<_> =
+        requests.iter().map(|(kind, count)| (kind.clone(), *count as f64 / units as f64)).collect();
     each.sort_by(|one, other| other.1.total_cmp(&one.1));
     each
 }

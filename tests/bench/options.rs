@@ -91,11 +91,20 @@ fn number(option: &str, text: &str) -> Result<u64, String> {
     }
 }
 
-/// Cargo's target directory: where the measured binary lies, two levels up.
+/// The program that is measured: the one cargo built, or the one that `CACHEFS_TEST_BIN` names.
+pub(crate) fn cachefs() -> PathBuf {
+    std::env::var_os("CACHEFS_TEST_BIN")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_cachefs")), PathBuf::from)
+}
+
+/// Cargo's target directory: cargo's binary lies two levels below.
 pub(crate) fn target_directory() -> PathBuf {
     let binary = PathBuf::from(env!("CARGO_BIN_EXE_cachefs"));
-    binary
-        .ancestors()
-        .nth(2)
-        .map_or_else(|| PathBuf::from("target"), PathBuf::from)
+    binary.ancestors().nth(2).map_or_else(|| PathBuf::from("target"), PathBuf::from)
+}
+
+/// Where `tests/setup` put what no distribution packages.
+pub(crate) fn tools_directory() -> PathBuf {
+    std::env::var_os("CACHEFS_TEST_TOOLS")
+        .map_or_else(|| target_directory().join("test-tools"), PathBuf::from)
 }

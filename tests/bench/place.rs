@@ -51,7 +51,5 @@ fn emptied(directory: PathBuf) -> Result<PathBuf> {
 
 /// `count` names in `directory`.
 pub(crate) fn names(directory: &Path, count: u64) -> Vec<PathBuf> {
-    (0..count)
-        .map(|number| directory.join(format!("file-{number:06}")))
-        .collect()
+    (0..count).map(|number| directory.join(format!("file-{number:06}"))).collect()
 }

@@ -31,11 +31,7 @@ pub(crate) fn table(environment: &Environment, results: &[Measured]) {
             println!("{:<32} not measured: {why}", measured.operation);
         }
         for (number, system) in measured.systems.iter().enumerate() {
-            let title = if number == 0 {
-                &*measured.operation
-            } else {
-                ""
-            };
+            let title = if number == 0 { &*measured.operation } else { "" };
             println!("{title:<32} {}", line(measured, system, number > 0));
         }
     }
@@ -71,10 +67,7 @@ fn line(measured: &Measured, system: &OnSystem, compared: bool) -> String {
 }
 
 fn ratio_text(ratio: &Summary) -> String {
-    format!(
-        "{:.2} ({:.2}-{:.2})",
-        ratio.median, ratio.lower_quartile, ratio.upper_quartile
-    )
+    format!("{:.2} ({:.2}-{:.2})", ratio.median, ratio.lower_quartile, ratio.upper_quartile)
 }
 
 /// The kinds of requests that are at least a twentieth of all.
@@ -82,9 +75,7 @@ fn kinds(system: &OnSystem) -> String {
     let all = system.requests_in_all().unwrap_or(0.0);
     let each = system.requests.iter().flatten();
     let shown = each.filter(|(_, number)| *number > all / 20.0);
-    let shown: Vec<_> = shown
-        .map(|(kind, number)| format!("{kind} {}", count(*number)))
-        .collect();
+    let shown: Vec<_> = shown.map(|(kind, number)| format!("{kind} {}", count(*number))).collect();
     shown.join(", ")
 }
 

@@ -50,12 +50,7 @@ impl Counter {
                 let before = system.requests();
                 let done = work()?;
                 let after = system.requests();
-                Ok((
-                    done,
-                    before
-                        .zip(after)
-                        .map(|(before, after)| difference(&before, after)),
-                ))
+                Ok((done, before.zip(after).map(|(before, after)| difference(&before, after))))
             }
             (_, None) => Ok((work()?, None)),
         }
@@ -89,18 +84,15 @@ impl Trace {
             rustix::mount::mount("tracefs", &own, "tracefs", flags, None).ok()?;
             (own.clone(), Some(own))
         };
-        let instance = tracing
-            .join("instances")
-            .join(format!("cachefs-bench-{}", std::process::id()));
+        let instance =
+            tracing.join("instances").join(format!("cachefs-bench-{}", std::process::id()));
         // From here on, dropping cleans up.
         let made = fs::create_dir(&instance);
         let trace = Trace { instance, mounted };
         made.ok()?;
         trace.write("tracing_on", "0").ok()?;
         trace.write("buffer_size_kb", "32768").ok()?;
-        trace
-            .write("events/fuse/fuse_request_send/enable", "1")
-            .ok()?;
+        trace.write("events/fuse/fuse_request_send/enable", "1").ok()?;
         Some(trace)
     }
 
@@ -121,9 +113,7 @@ impl Trace {
         let ours = format!("connection {connection} req ");
         let mut requests = Requests::new();
         for line in trace.lines().filter(|line| line.contains(&ours)) {
-            let kind = line
-                .split_once("(FUSE_")
-                .and_then(|(_, rest)| rest.split_once(')'));
+            let kind = line.split_once("(FUSE_").and_then(|(_, rest)| rest.split_once(')'));
             let kind = kind.map_or("other".to_owned(), |(kind, _)| kind.to_lowercase());
             *requests.entry(kind).or_default() += 1;
         }

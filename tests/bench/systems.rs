@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::options::Options;
 use crate::scratch::Scratch;
-use crate::{Result, environment};
+use crate::{Result, environment, options};
 
 /// A directory that programs can work in.
 pub(crate) trait System {
@@ -37,9 +37,8 @@ pub(crate) trait System {
 
 /// Those that `options` ask for; the first is the plain directory.
 pub(crate) fn start(options: &Options, scratch: &Scratch) -> Result<Vec<Box<dyn System>>> {
-    let mut systems: Vec<Box<dyn System>> = vec![Box::new(Plain {
-        root: scratch.directory("plain")?,
-    })];
+    let mut systems: Vec<Box<dyn System>> =
+        vec![Box::new(Plain { root: scratch.directory("plain")? })];
     if !options.leaves_out("mount") {
         systems.push(Box::new(Mounted::start("mount", scratch, cachefs)?));
     }
@@ -81,7 +80,7 @@ struct Mounted {
 }
 
 fn cachefs(store: &Path, mountpoint: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cachefs"));
+    let mut command = Command::new(options::cachefs());
     command.arg("mount").arg(store).arg(mountpoint);
     command.args(["--foreground", "--access", "posix"]);
     command
@@ -107,20 +106,12 @@ impl Mounted {
         let log = scratch.path().join(format!("{name}.log"));
         let mut command = command(&store, &mountpoint);
         let output = fs::File::create(&log)?;
-        command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         environment::dies_with_us(&mut command);
         let daemon = command
             .spawn()
             .map_err(|why| format!("{:?} does not start: {why}", command.get_program()))?;
-        let mut mounted = Mounted {
-            name: name.to_owned(),
-            mountpoint,
-            log,
-            daemon,
-        };
+        let mut mounted = Mounted { name: name.to_owned(), mountpoint, log, daemon };
         mounted.wait_until_mounted(fs::metadata(&store)?.dev())?;
         Ok(mounted)
     }
@@ -145,7 +136,7 @@ impl Mounted {
 
     /// What `cachefs status --json` says of this mount.
     fn status(&self) -> Option<serde_json::Value> {
-        let output = Command::new(env!("CARGO_BIN_EXE_cachefs"))
+        let output = Command::new(options::cachefs())
             .args(["status", "--json"])
             .arg(&self.mountpoint)
             .stderr(Stdio::null())
@@ -186,10 +177,9 @@ impl System for Mounted {
             serde_json::Value::Number(all) => {
                 Some(BTreeMap::from([("all".to_owned(), all.as_u64()?)]))
             }
-            serde_json::Value::Object(kinds) => kinds
-                .iter()
-                .map(|(kind, count)| Some((kind.clone(), count.as_u64()?)))
-                .collect(),
+            serde_json::Value::Object(kinds) => {
+                kinds.iter().map(|(kind, count)| Some((kind.clone(), count.as_u64()?))).collect()
+            }
             _ => None,
         }
     }

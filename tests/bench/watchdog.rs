@@ -17,9 +17,7 @@ impl Watchdog {
         let watched = Arc::downgrade(&deadline);
         std::thread::spawn(move || {
             while let Some(deadline) = watched.upgrade() {
-                let late = deadline
-                    .lock()
-                    .is_ok_and(|at| at.is_some_and(|at| Instant::now() > at));
+                let late = deadline.lock().is_ok_and(|at| at.is_some_and(|at| Instant::now() > at));
                 if late {
                     eprintln!("bench: a step hangs; its mounts are broken off");
                     mountpoints.iter().for_each(|mount| systems::detach(mount));

@@ -12,9 +12,7 @@ use crate::place::{Place, names};
 pub(super) fn operations() -> Vec<Operation> {
     vec![
         Operation::new("open+read+close warm", "file", read).goal(4.0, 2.5),
-        Operation::new("open+read+close cold", "file", read)
-            .cold(Cold::Contents)
-            .goal(2.0, 1.5),
+        Operation::new("open+read+close cold", "file", read).cold(Cold::Contents).goal(2.0, 1.5),
         Operation::new("create 4 KiB+write+close", "file", create).goal(5.0, 3.0),
         Operation::new("write temporary+rename over", "file", replace_by_rename).goal(2.3, 1.6),
         Operation::new("overwrite by O_TRUNC", "file", overwrite).goal(2.5, 1.6),
@@ -35,36 +33,23 @@ fn read(place: &Place) -> Result<Timed> {
 
 fn create(place: &Place) -> Result<Timed> {
     let directory = place.empty("created")?;
-    Ok(each(
-        names(&directory, place.scale.changes),
-        |number, path| write_small(path, number),
-    ))
+    Ok(each(names(&directory, place.scale.changes), |number, path| write_small(path, number)))
 }
 
 fn replace_by_rename(place: &Place) -> Result<Timed> {
     let directory = place.fixture("replaced", |directory| {
-        names(directory, place.scale.changes)
-            .iter()
-            .try_for_each(|path| write_small(path, 0))
+        names(directory, place.scale.changes).iter().try_for_each(|path| write_small(path, 0))
     })?;
-    Ok(each(
-        names(&directory, place.scale.changes),
-        |number, path| {
-            let temporary = path.with_extension("tmp");
-            write_small(&temporary, number)?;
-            Ok(fs::rename(&temporary, path)?)
-        },
-    ))
+    Ok(each(names(&directory, place.scale.changes), |number, path| {
+        let temporary = path.with_extension("tmp");
+        write_small(&temporary, number)?;
+        Ok(fs::rename(&temporary, path)?)
+    }))
 }
 
 fn overwrite(place: &Place) -> Result<Timed> {
     let directory = place.fixture("overwritten", |directory| {
-        names(directory, place.scale.changes)
-            .iter()
-            .try_for_each(|path| write_small(path, 0))
+        names(directory, place.scale.changes).iter().try_for_each(|path| write_small(path, 0))
     })?;
-    Ok(each(
-        names(&directory, place.scale.changes),
-        |number, path| write_small(path, number),
-    ))
+    Ok(each(names(&directory, place.scale.changes), |number, path| write_small(path, number)))
 }

@@ -13,18 +13,14 @@ use crate::place::{Place, names};
 pub(super) fn operations() -> Vec<Operation> {
     vec![
         Operation::new("stat warm", "stat", stat).goal(1.1, 1.0),
-        Operation::new("stat cold", "stat", stat)
-            .cold(Cold::Names)
-            .goal(3.0, 1.8),
+        Operation::new("stat cold", "stat", stat).cold(Cold::Names).goal(3.0, 1.8),
         Operation::new("negative lookup warm", "stat", stat_absent).goal(1.1, 1.0),
         Operation::new("readdir+stat of 10,000 warm", "entry", list).goal(1.1, 1.0),
         Operation::new("readdir+stat of 10,000 cold", "entry", list)
             .cold(Cold::Names)
             .goal(1.6, 1.2),
         Operation::new("walk of a tree warm", "entry", walk).goal(1.1, 1.0),
-        Operation::new("walk of a tree cold", "entry", walk)
-            .cold(Cold::Names)
-            .goal(2.5, 1.5),
+        Operation::new("walk of a tree cold", "entry", walk).cold(Cold::Names).goal(2.5, 1.5),
         Operation::new("flock+unlock", "lock", lock).goal(1.1, 1.0),
         Operation::new("mkdir+rmdir", "directory", directories).goal(2.5, 1.5),
         Operation::new("unlink", "file", unlink).goal(2.2, 1.5),
@@ -39,9 +35,7 @@ pub(super) fn small_files(place: &Place) -> Result<Vec<PathBuf>> {
 }
 
 fn fill(directory: &Path, count: u64) -> Result<()> {
-    (0..)
-        .zip(names(directory, count))
-        .try_for_each(|(number, path)| write_small(&path, number))
+    (0..).zip(names(directory, count)).try_for_each(|(number, path)| write_small(&path, number))
 }
 
 fn stat(place: &Place) -> Result<Timed> {
@@ -54,10 +48,7 @@ fn stat(place: &Place) -> Result<Timed> {
 fn stat_absent(place: &Place) -> Result<Timed> {
     small_files(place)?;
     let absent = names(&place.root.join("small"), place.scale.files);
-    let absent = absent
-        .into_iter()
-        .map(|path| path.with_extension("absent"))
-        .collect();
+    let absent = absent.into_iter().map(|path| path.with_extension("absent")).collect();
     Ok(each(absent, |_, path| match fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => Err(format!("not absent: {other:?}").into()),
@@ -67,9 +58,7 @@ fn stat_absent(place: &Place) -> Result<Timed> {
 fn list(place: &Place) -> Result<Timed> {
     let count = place.scale.large_directory;
     let directory = place.fixture("large", |directory| {
-        names(directory, count)
-            .iter()
-            .try_for_each(|path| Ok(fs::write(path, "")?))
+        names(directory, count).iter().try_for_each(|path| Ok(fs::write(path, "")?))
     })?;
     Ok(Box::new(move || {
         let mut seen = 0;
@@ -93,9 +82,7 @@ fn walk(place: &Place) -> Result<Timed> {
             for below in names(&directory, branches) {
                 let below = below.with_extension("d");
                 fs::create_dir(&below)?;
-                names(&below, 10)
-                    .iter()
-                    .try_for_each(|path| write_small(path, number))?;
+                names(&below, 10).iter().try_for_each(|path| write_small(path, number))?;
             }
         }
         Ok(())
@@ -140,7 +127,5 @@ fn unlink(place: &Place) -> Result<Timed> {
     let count = place.scale.changes;
     let directory = place.empty("unlinked")?;
     fill(&directory, count)?;
-    Ok(each(names(&directory, count), |_, path| {
-        Ok(fs::remove_file(path)?)
-    }))
+    Ok(each(names(&directory, count), |_, path| Ok(fs::remove_file(path)?)))
 }

@@ -15,14 +15,10 @@ const PAGE: usize = 4096;
 pub(super) fn operations() -> Vec<Operation> {
     vec![
         Operation::new("sequential read warm", "MiB", read).goal(1.05, 1.0),
-        Operation::new("sequential read cold", "MiB", read)
-            .cold(Cold::Contents)
-            .goal(1.15, 1.0),
+        Operation::new("sequential read cold", "MiB", read).cold(Cold::Contents).goal(1.15, 1.0),
         Operation::new("sequential write", "MiB", write).goal(1.5, 1.05),
         Operation::new("mmap read warm", "MiB", read_mapped).goal(1.05, 1.0),
-        Operation::new("mmap read cold", "MiB", read_mapped)
-            .cold(Cold::Contents)
-            .goal(1.15, 1.0),
+        Operation::new("mmap read cold", "MiB", read_mapped).cold(Cold::Contents).goal(1.15, 1.0),
     ]
 }
 
@@ -79,11 +75,7 @@ fn read_mapped(place: &Place) -> Result<Timed> {
     Ok(Box::new(move || {
         let map = Map::of(&File::open(path)?)?;
         for (number, chunk) in (0u64..).zip(map.bytes().chunks(CHUNK)) {
-            let others: u64 = chunk[PAGE..]
-                .iter()
-                .step_by(PAGE)
-                .map(|&byte| u64::from(byte))
-                .sum();
+            let others: u64 = chunk[PAGE..].iter().step_by(PAGE).map(|&byte| u64::from(byte)).sum();
             if chunk[..8] != number.to_le_bytes() || others != 0 {
                 return Err(format!("wrong content in MiB {number}").into());
             }

@@ -7,13 +7,11 @@ use std::process::{Child, Command, Stdio};
 use super::{Operation, Timed};
 use crate::Result;
 use crate::kernel_cache::Cold;
-use crate::options::target_directory;
+use crate::options::tools_directory;
 use crate::place::Place;
 
 pub(super) fn operations() -> Vec<Operation> {
-    let lacks = Uv::find()
-        .is_none()
-        .then_some("uv or its wheels are missing: run tests/setup");
+    let lacks = Uv::find().is_none().then_some("uv or its wheels are missing: run tests/setup");
     let install = |name: &str, arm: fn(&Place) -> Result<Timed>| {
         Operation::new(name, "install", arm).lacking(lacks)
     };
@@ -23,14 +21,9 @@ pub(super) fn operations() -> Vec<Operation> {
             .cold(Cold::Contents)
             .thaw(warm_programs)
             .goal(1.25, 1.08),
-        install("uv install, four at once", |place| {
-            with_filled_cache(place, 4)
-        })
-        .goal(1.25, 1.08),
+        install("uv install, four at once", |place| with_filled_cache(place, 4)).goal(1.25, 1.08),
         install("uv install into an empty cache", with_empty_cache).goal(1.6, 1.2),
-        Operation::new("rm -rf of uv's cache", "cache", remove_cache)
-            .lacking(lacks)
-            .goal(2.0, 1.2),
+        Operation::new("rm -rf of uv's cache", "cache", remove_cache).lacking(lacks).goal(2.0, 1.2),
     ]
 }
 
@@ -42,7 +35,7 @@ struct Uv {
 
 impl Uv {
     fn find() -> Option<Uv> {
-        let tools = target_directory().join("test-tools");
+        let tools = tools_directory();
         let wheels = [tools.join("bench-wheels"), tools.join("wheelhouse")];
         let wheels = wheels.into_iter().find(|directory| directory.is_dir())?;
         let programs = [tools.join("uv"), tools.join("bin/uv")];
@@ -65,31 +58,10 @@ impl Uv {
 
     fn install(&self, cache: &Path, target: &Path) -> Result<Child> {
         let mut command = Command::new(&self.program);
-        command.args([
-            "pip",
-            "install",
-            "--quiet",
-            "--offline",
-            "--no-index",
-            "--no-deps",
-        ]);
-        command.args([
-            "--no-config",
-            "--link-mode",
-            "copy",
-            "--python",
-            "python3",
-            "--target",
-        ]);
-        command
-            .arg(target)
-            .arg("--cache-dir")
-            .arg(cache)
-            .args(self.requirements()?);
-        command
-            .env_remove("UV_CACHE_DIR")
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped());
+        command.args(["pip", "install", "--quiet", "--offline", "--no-index", "--no-deps"]);
+        command.args(["--no-config", "--link-mode", "copy", "--python", "python3", "--target"]);
+        command.arg(target).arg("--cache-dir").arg(cache).args(self.requirements()?);
+        command.env_remove("UV_CACHE_DIR").stdin(Stdio::null()).stderr(Stdio::piped());
         Ok(command.spawn()?)
     }
 }
@@ -146,14 +118,9 @@ fn remove_cache(place: &Place) -> Result<Timed> {
 
 /// Only the cache shall be cold, not the programs that use it.
 fn warm_programs() -> Result<()> {
-    for command in [
-        &mut Command::new(uv()?.program),
-        &mut Command::new("python3"),
-    ] {
+    for command in [&mut Command::new(uv()?.program), &mut Command::new("python3")] {
         command.arg("--version").stdout(Stdio::null()).status()?;
     }
-    Command::new("python3")
-        .args(["-c", "import sysconfig, json, platform"])
-        .status()?;
+    Command::new("python3").args(["-c", "import sysconfig, json, platform"]).status()?;
     Ok(())
 }
