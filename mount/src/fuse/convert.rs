@@ -1,6 +1,6 @@
 //! Between fuser's vocabulary and ours.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::{Attributes, Caller, Entry, Errno, Kind, NodeId, OpenFlags, SetTime};
 
@@ -93,7 +93,19 @@ pub(super) fn open_flags(raw: i32) -> OpenFlags {
 pub(super) fn set_time(time: fuser::TimeOrNow) -> SetTime {
     match time {
         fuser::TimeOrNow::Now => SetTime::Now,
-        fuser::TimeOrNow::SpecificTime(at) => SetTime::At(at),
+        fuser::TimeOrNow::SpecificTime(at) => SetTime::At(after_floor(at)),
+    }
+}
+
+/// fuser takes the nanoseconds of a time before 1970 for a part of its distance from there; but
+/// they count forward from the second, as in every `timespec`.
+fn after_floor(at: SystemTime) -> SystemTime {
+    match at.duration_since(UNIX_EPOCH) {
+        Ok(_) => at,
+        Err(before) => {
+            let nanoseconds = Duration::from_nanos(u64::from(before.duration().subsec_nanos()));
+            at + nanoseconds + nanoseconds
+        }
     }
 }
 
@@ -111,5 +123,20 @@ pub(super) fn node_kind(mode: u32) -> Kind {
         libc::S_IFCHR => Kind::CharDevice,
         libc::S_IFBLK => Kind::BlockDevice,
         _ => Kind::File,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_second_before_1970() {
+        // The kernel says -1 s and 500,000,000 ns; fuser makes -1.5 s of it.
+        let by_fuser = UNIX_EPOCH - Duration::from_millis(1500);
+        let right = UNIX_EPOCH - Duration::from_millis(500);
+        assert_eq!(set_time(fuser::TimeOrNow::SpecificTime(by_fuser)), SetTime::At(right));
+        let whole = UNIX_EPOCH - Duration::from_secs(3);
+        assert_eq!(set_time(fuser::TimeOrNow::SpecificTime(whole)), SetTime::At(whole));
     }
 }
