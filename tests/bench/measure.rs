@@ -130,7 +130,8 @@ impl Run<'_> {
         }
         // One round that does not count, and makes warm what shall be warm.
         self.round(operation, &mut measured.systems, 1, false);
-        for round in 0..self.rounds {
+        let rounds = if operation.long { self.rounds.div_ceil(2) } else { self.rounds };
+        for round in 0..rounds {
             self.round(operation, &mut measured.systems, round, true);
         }
         self.count(operation, &mut measured.systems);

@@ -62,6 +62,8 @@ pub(crate) struct Operation {
     /// What the kernel has to forget first.
     pub(crate) cold: Option<Cold>,
     pub(crate) goal: Option<Goal>,
+    /// One round takes long: half as many are enough.
+    pub(crate) long: bool,
     lacks: Option<&'static str>,
     arm: Arm,
     thaw: fn() -> Result<()>,
@@ -79,6 +81,7 @@ impl Operation {
             unit,
             cold: None,
             goal: None,
+            long: false,
             lacks: None,
             arm: Box::new(arm),
             thaw: || Ok(()),
@@ -92,6 +95,11 @@ impl Operation {
 
     fn goal(mut self, must: f64, aim: f64) -> Operation {
         self.goal = Some(Goal { must, aim });
+        self
+    }
+
+    fn long(mut self) -> Operation {
+        self.long = true;
         self
     }
 

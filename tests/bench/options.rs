@@ -5,10 +5,11 @@ use std::path::PathBuf;
 pub(crate) const USAGE: &str = "\
 usage: cargo bench -- [FILTER...] [options]
   FILTER             only operations whose name contains one of these
-  --rounds N         rounds per operation (default 7)
+  --rounds N         rounds per operation (default 5; half as many for installs)
   --quick            a tenth of the files, 3 rounds
   --size MIB         size of the file that is read and written in a stream (default 256)
-  --with NAME        also measure: bindfs (may be repeated)
+  --with NAME        also measure: posix (a mount with --access posix), bindfs, plain (a second
+                     plain directory, to see what the benchmark itself gets wrong)
   --without NAME     leave out: mount, requests
   --directory DIR    where the store is made (default target/bench; its filesystem is what is compared)
   --output DIR       where the JSON goes (default target/bench)
@@ -65,7 +66,7 @@ impl Options {
             }
         }
         if options.rounds == 0 {
-            options.rounds = if options.quick { 3 } else { 7 };
+            options.rounds = if options.quick { 3 } else { 5 };
         }
         if options.stream_mib == 0 {
             options.stream_mib = if options.quick { 32 } else { 256 };

@@ -13,7 +13,7 @@ use crate::place::Place;
 pub(super) fn operations() -> Vec<Operation> {
     let lacks = Uv::find().is_none().then_some("uv or its wheels are missing: run tests/setup");
     let install = |name: &str, arm: fn(&Place) -> Result<Timed>| {
-        Operation::new(name, "install", arm).lacking(lacks)
+        Operation::new(name, "install", arm).lacking(lacks).long()
     };
     vec![
         install("uv install warm", |place| with_filled_cache(place, 1)).goal(1.25, 1.08),
