@@ -51,12 +51,12 @@ impl Measured {
 /// Measures everything.
 pub(crate) fn all(
     options: &Options,
-    scratch: &Scratch,
+    (scratch, outside): (&Scratch, &Scratch),
     systems: &[Box<dyn System>],
     operations: &[Operation],
 ) -> Result<Vec<Measured>> {
     let scale = Scale::of(options);
-    let places = places(scratch, systems, scale)?;
+    let places = places(outside, systems, scale)?;
     let counter = Counter::new(scratch);
     eprintln!("requests are counted by: {}", counter.source());
     let watchdog = Watchdog::over(
@@ -86,14 +86,14 @@ pub(crate) fn all(
     Ok(results)
 }
 
-fn places(scratch: &Scratch, systems: &[Box<dyn System>], scale: Scale) -> Result<Vec<Place>> {
+fn places(outside: &Scratch, systems: &[Box<dyn System>], scale: Scale) -> Result<Vec<Place>> {
     systems
         .iter()
         .enumerate()
         .map(|(number, system)| {
             Ok(Place {
                 root: system.root().to_owned(),
-                outside: scratch.directory(&format!("outside-{number}"))?,
+                outside: outside.directory(&format!("outside-{number}"))?,
                 scale,
             })
         })

@@ -1,6 +1,6 @@
 //! The words after `cargo bench --`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(crate) const USAGE: &str = "\
 usage: cargo bench -- [FILTER...] [options]
@@ -12,6 +12,8 @@ usage: cargo bench -- [FILTER...] [options]
                      plain directory, to see what the benchmark itself gets wrong)
   --without NAME     leave out: mount, requests
   --directory DIR    where the store is made (default target/bench; its filesystem is what is compared)
+  --outside DIR      where installs are made (default /dev/shm: in memory, so that what is compared is
+                     the cache, and not how fast the disk frees what was installed the round before)
   --output DIR       where the JSON goes (default target/bench)
   --list             the names of the operations";
 
@@ -24,6 +26,7 @@ pub(crate) struct Options {
     pub(crate) rivals: Vec<String>,
     pub(crate) without: Vec<String>,
     pub(crate) directory: PathBuf,
+    pub(crate) outside: PathBuf,
     pub(crate) output: PathBuf,
     pub(crate) list: bool,
     pub(crate) help: bool,
@@ -42,6 +45,7 @@ impl Options {
             rivals: Vec::new(),
             without: Vec::new(),
             directory: bench.clone(),
+            outside: default_outside(&bench),
             output: bench,
             list: false,
             help: false,
@@ -60,6 +64,7 @@ impl Options {
                 "--with" => options.rivals.push(value()?),
                 "--without" => options.without.push(value()?),
                 "--directory" => options.directory = value()?.into(),
+                "--outside" => options.outside = value()?.into(),
                 "--output" => options.output = value()?.into(),
                 other if other.starts_with('-') => return Err(format!("unknown option {other}")),
                 filter => options.filters.push(filter.to_owned()),
@@ -83,6 +88,11 @@ impl Options {
     pub(crate) fn leaves_out(&self, name: &str) -> bool {
         self.without.iter().any(|left_out| left_out == name)
     }
+}
+
+fn default_outside(otherwise: &Path) -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory.to_owned() } else { otherwise.to_owned() }
 }
 
 fn number(option: &str, text: &str) -> Result<u64, String> {

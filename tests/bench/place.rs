@@ -10,7 +10,7 @@ use crate::operations::Scale;
 pub(crate) struct Place {
     /// The directory that is measured: plain, or a mountpoint.
     pub(crate) root: PathBuf,
-    /// A plain directory on the same filesystem, for what a tool writes elsewhere.
+    /// A plain directory, for what a tool writes elsewhere.
     pub(crate) outside: PathBuf,
     pub(crate) scale: Scale,
 }

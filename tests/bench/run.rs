@@ -72,8 +72,9 @@ fn run(options: &options::Options) -> Result<bool> {
         return Err(format!("no operation is called like {:?}", options.filters).into());
     }
     let scratch = scratch::Scratch::new(&options.directory)?;
+    let outside = scratch::Scratch::new(&options.outside.join("cachefs-bench"))?;
     let systems = systems::start(options, &scratch)?;
-    let results = measure::all(options, &scratch, &systems, &operations)?;
+    let results = measure::all(options, (&scratch, &outside), &systems, &operations)?;
     let environment = environment::Environment::look(scratch.path(), &systems);
     drop(systems);
     report::table(&environment, &results);
