@@ -1,6 +1,17 @@
 //! What a shared cache is.
+//!
+//! The rooms, from the outside in:
+//!
+//! * [`cli`]: one file a command; parses, asks, prints.
+//! * [`control`]: how a command talks to a running daemon, and how the daemon answers.
+//! * [`cache`]: the engine; what each name stands for, and for whom.
+//! * [`store`]: the backing directory, which exactly one daemon owns.
+//! * [`system`]: what this machine says of mounts, processes and limits.
+//! * [`telemetry`]: where log lines go.
 
 pub mod cache;
 pub mod cli;
 pub mod control;
 pub mod store;
+pub mod system;
+pub mod telemetry;

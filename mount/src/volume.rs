@@ -311,9 +311,6 @@ pub enum SetXattr {
 pub struct Opened {
     /// Its handle.
     pub handle: HandleId,
-    /// Whether the mount may read and write the file given by [`Volume::backing`] without asking
-    /// the volume again (passthrough).
-    pub passthrough: bool,
     /// Whether the volume wants to hear of each close of a descriptor ([`Volume::flush`]).
     pub wants_flush: bool,
 }

@@ -37,7 +37,7 @@ impl Cache {
         if !flags.intersects(OpenFlags::WRITE | OpenFlags::TRUNCATE) {
             // Nothing is opened before its first use, which passthrough never comes to.
             let handle = self.handles.insert(id, Open::Reading);
-            return Ok(Opened { handle, passthrough: true, wants_flush: false });
+            return Ok(Opened { handle, wants_flush: false });
         }
         let file = File::from(self.open_node(&node, store_flags(flags | OpenFlags::WRITE))?);
         drop_set_id(&file)?;
@@ -51,11 +51,11 @@ impl Cache {
         if !flags.contains(OpenFlags::WRITE) {
             // `O_RDONLY | O_TRUNC`, or a new file opened for reading: the deed is done.
             let handle = self.handles.insert(id, Open::Reading);
-            return Opened { handle, passthrough: true, wants_flush: false };
+            return Opened { handle, wants_flush: false };
         }
         let handle = self.handles.insert(id, Open::Writing { flags, file: Arc::new(file) });
         // Stores through a shared mapping reach the file at the latest when it is flushed.
-        Opened { handle, passthrough: true, wants_flush: true }
+        Opened { handle, wants_flush: true }
     }
 
     /// Opens a node again for a handle of another process, as [`Cache::open`] did there.

@@ -95,3 +95,84 @@ impl Cache {
         Ok(cache)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use cachefs_mount::{Caller, Errno, Lookup, Name, Volume};
+
+    use super::*;
+    use crate::cache::Access;
+
+    const CALLER: Caller = Caller { uid: 0, gid: 0, thread: 0 };
+
+    fn name(text: &str) -> Name<'_> {
+        Name::new(OsStr::new(text)).unwrap()
+    }
+
+    fn options() -> CacheOptions {
+        CacheOptions { access: Access::Shared { owner: (0, 0) }, descriptors: 64 }
+    }
+
+    fn create(cache: &Cache, parent: NodeId, text: &str) -> (NodeId, HandleId) {
+        let flags = OpenFlags::READ | OpenFlags::WRITE;
+        let (entry, opened) =
+            Volume::create(cache, &CALLER, parent, name(text), 0o644, flags).unwrap();
+        (entry.attributes.node, opened.handle)
+    }
+
+    #[test]
+    fn another_process_goes_on_where_one_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(folder.path()).unwrap());
+        let old = Cache::new(store.clone(), options()).unwrap();
+        let entry = Volume::make_directory(&old, &CALLER, NodeId::ROOT, name("d"), 0o755).unwrap();
+        let (kept, writing) = create(&old, entry.attributes.node, "kept");
+        Volume::write(&old, writing, 0, b"before").unwrap();
+        let (removed, _) = create(&old, NodeId::ROOT, "removed");
+        Volume::remove_file(&old, &CALLER, NodeId::ROOT, name("removed")).unwrap();
+        let reading = Volume::open(&old, &CALLER, kept, OpenFlags::READ).unwrap().handle;
+
+        let Snapshot { bytes, descriptors } = old.snapshot();
+        let descriptors = descriptors.iter().map(|d| d.try_clone().unwrap()).collect();
+        drop(old);
+        let new = Cache::restore(store, options(), &bytes, descriptors);
+        // A handle of a file without a name needs that file's descriptor, which came along.
+        let new = new.unwrap();
+
+        Volume::write(&new, writing, 6, b" and after").unwrap();
+        let mut text = [0; 32];
+        let length = Volume::read(&new, reading, 0, &mut text).unwrap();
+        assert_eq!(&text[..length], b"before and after");
+        let gone = Volume::attributes(&new, &CALLER, removed, None).unwrap().0;
+        assert_eq!((gone.node, gone.links), (removed, 0));
+        match Volume::lookup(&new, &CALLER, entry.attributes.node, name("kept")).unwrap() {
+            Lookup::Found(found) => assert_eq!(found.attributes.node, kept),
+            Lookup::Absent { .. } => panic!("the name is gone"),
+        }
+        // Numbers go on where they were.
+        let (fresh, handle) = create(&new, NodeId::ROOT, "fresh");
+        assert!(fresh > removed && handle > reading);
+    }
+
+    #[test]
+    fn what_is_no_state_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(folder.path()).unwrap());
+        let refused = |bytes: &[u8]| {
+            Cache::restore(store.clone(), options(), bytes, Vec::new()).map(|_| ()).unwrap_err()
+        };
+        assert!(matches!(refused(b""), RestoreError::Damaged(_)));
+        assert!(matches!(refused(&[99]), RestoreError::Version(99)));
+        let good = Cache::new(store.clone(), options()).unwrap().snapshot().bytes;
+        for length in 1..good.len() {
+            assert!(matches!(refused(&good[..length]), RestoreError::Damaged(_)), "{length}");
+        }
+        let cache = Cache::new(store.clone(), options()).unwrap();
+        assert_eq!(
+            Volume::attributes(&cache, &CALLER, NodeId(77), None).unwrap_err(),
+            Errno::ESTALE
+        );
+    }
+}

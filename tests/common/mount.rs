@@ -460,7 +460,7 @@ impl Running {
             }
             None => {
                 let deadline = Instant::now() + PATIENCE;
-                while is_cachefs(self.pid) {
+                while is_daemon(self.pid) {
                     if Instant::now() > deadline {
                         return false;
                     }
@@ -522,10 +522,10 @@ fn end(child: &Mutex<Option<Child>>, pid: u32) {
             child.wait().unwrap();
         }
         None => {
-            if is_cachefs(pid) {
+            if is_daemon(pid) {
                 // SAFETY: kill takes no pointers.
                 unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
-                while is_cachefs(pid) {
+                while is_daemon(pid) {
                     sleep(Duration::from_millis(5));
                 }
             }
@@ -615,18 +615,20 @@ fn daemon_of(mountpoint: &Path) -> Option<u32> {
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .find(|&pid: &u32| {
-            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            is_cachefs(pid)
-                && words
-                    .split(|&byte| byte == 0)
-                    .any(|word| word == mountpoint.as_os_str().as_bytes())
+            is_daemon(pid)
+                && words(pid).iter().any(|word| word == mountpoint.as_os_str().as_bytes())
         })
 }
 
-/// Whether a process of this number runs and is a `cachefs`: a pid that was given to another one isn't.
-fn is_cachefs(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let zombie = status.lines().any(|line| line.starts_with("State:") && line.contains('Z'));
-    let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    command.trim_end() == "cachefs" && !zombie
+/// Whether a process of this number runs and is a `cachefs mount`: a pid that went to another one isn't.
+/// A process that has ended, waited for or not, has no command line any more.
+fn is_daemon(pid: u32) -> bool {
+    let words = words(pid);
+    words.first().is_some_and(|program| program.ends_with(b"cachefs"))
+        && words.get(1).is_some_and(|command| command == b"mount")
+}
+
+fn words(pid: u32) -> Vec<Vec<u8>> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
 }

@@ -12,7 +12,7 @@ use fuser::{FileHandle, FopenFlags, Generation, INodeNo, LockOwner};
 use super::convert;
 use super::counters::{Counters, Op};
 use super::negotiate;
-use super::passthrough::Ways;
+use super::passthrough::{Route, Ways};
 use super::slow::Pool;
 use crate::{
     AllocateFlags, Caller, Entry, Errno, HandleId, Listed, ListingSink, Lookup, Name, NodeId,
@@ -63,27 +63,30 @@ impl<V: Volume> Adapter<V> {
         }
     }
 
-    /// The way an open file's bytes go, its handle as the kernel gets it, and the flags.
-    fn way(
+    /// The way an open file's bytes go, and what the kernel is told of it.
+    fn route(
         &self,
         node: NodeId,
         flags: OpenFlags,
         opened: &Opened,
         open_backing: impl FnOnce(&std::fs::File) -> std::io::Result<fuser::BackingId>,
     ) -> (Option<Arc<fuser::BackingId>>, FopenFlags) {
-        // Writing goes through the daemon, which alone can mend a store that is full.
-        let suitable = opened.passthrough && !flags.contains(OpenFlags::WRITE);
-        let backing = self.ways.open(node, suitable, || {
+        let route = self.ways.open(node, flags, || {
             let file = self
-                .ask(Op::Other, |volume| volume.backing(opened.handle))
+                .ask(Op::Backing, |volume| volume.backing(opened.handle))
                 .map_err(|errno| std::io::Error::from_raw_os_error(errno.raw()))?;
             open_backing(&file)
         });
         let mut answer = FopenFlags::empty();
         answer.set(FopenFlags::FOPEN_NOFLUSH, !opened.wants_flush);
+        answer.set(FopenFlags::FOPEN_DIRECT_IO, matches!(route, Route::Direct));
         // All changes come through this kernel, so its pages are always true; but for those that
-        // lay still while somebody wrote by passthrough.
+        // lay still while bytes went around them.
         answer.set(FopenFlags::FOPEN_KEEP_CACHE, !self.ways.enabled());
+        let backing = match route {
+            Route::Passthrough(id) => Some(id),
+            Route::PageCache | Route::Direct => None,
+        };
         (backing, answer)
     }
 }
@@ -374,7 +377,7 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         match self.ask(Op::Open, |v| v.open(&convert::caller(r), node, flags)) {
             Ok(opened) => {
                 let (backing, answer) =
-                    self.way(node, flags, &opened, |file| reply.open_backing(file));
+                    self.route(node, flags, &opened, |file| reply.open_backing(file));
                 let handle = FileHandle(opened.handle.0);
                 match backing {
                     Some(id) => reply.opened_passthrough(handle, answer, &id),
@@ -405,7 +408,7 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         match result {
             Ok((entry, opened)) => {
                 let (backing, answer) = self
-                    .way(entry.attributes.node, flags, &opened, |file| reply.open_backing(file));
+                    .route(entry.attributes.node, flags, &opened, |file| reply.open_backing(file));
                 let valid = convert::shared_validity(&entry);
                 let attributes = convert::attributes(&entry.attributes);
                 let handle = FileHandle(opened.handle.0);

@@ -26,6 +26,8 @@ operations! {
     SetXattr "setxattr", GetXattr "getxattr", ListXattr "listxattr", RemoveXattr "removexattr",
     Access "access", Fallocate "fallocate", Lseek "lseek", CopyFileRange "copy_file_range",
     Other "other",
+    // Not a request: a file of the store registered for passthrough.
+    Backing "backing",
 }
 
 #[derive(Debug)]

@@ -39,8 +39,8 @@ pub struct Options {
     pub threads: usize,
     /// Let the kernel read the store's files directly where it can.
     pub passthrough: bool,
-    /// Mount read-only.
-    pub read_only: bool,
+    /// What is read lies on a filesystem that is itself stacked on another (overlayfs).
+    pub stacked_store: bool,
 }
 
 /// Why a mount could not be made.
@@ -172,6 +172,7 @@ fn serve<V: Volume>(
         passthrough: options.passthrough && !place.rootless(),
         everyone: place.everyone(),
         rootless: place.rootless(),
+        stacked_store: options.stacked_store,
     };
     let agreed = Arc::new(OnceLock::new());
     let adapter = Adapter::new(shared.clone(), wishes, agreed.clone())?;

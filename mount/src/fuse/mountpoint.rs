@@ -128,8 +128,7 @@ fn mount_directly(mountpoint: &Path, options: &Options) -> io::Result<OwnedFd> {
         rustix::process::getegid().as_raw(),
         if options.check_permissions { ",default_permissions" } else { "" },
     );
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
-    flags.set(MountFlags::RDONLY, options.read_only);
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
     let data = CString::new(data).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // `mount(2)` says ENODEV when the kernel has no FUSE, and never ENOENT for a mountpoint that was
     // just looked at.
@@ -155,9 +154,6 @@ fn mount_by_helper(mountpoint: &Path, options: &Options, everyone: bool) -> io::
     }
     if everyone {
         wanted.push(",allow_other");
-    }
-    if options.read_only {
-        wanted.push(",ro");
     }
     let output = Command::new("fusermount3")
         .arg("-o")

@@ -14,6 +14,7 @@ pub(super) struct Wishes {
     pub(super) passthrough: bool,
     pub(super) everyone: bool,
     pub(super) rootless: bool,
+    pub(super) stacked_store: bool,
 }
 
 /// What the kernel does for a mount by itself, so that the daemon need not be asked.
@@ -60,8 +61,9 @@ impl Features {
 
 pub(super) fn negotiate(wishes: &Wishes, config: &mut KernelConfig) -> Features {
     let mut take = |flag| config.add_capabilities(flag).is_ok();
-    let readdirplus =
-        take(InitFlags::FUSE_DO_READDIRPLUS) && take(InitFlags::FUSE_READDIRPLUS_AUTO);
+    // Always, not by the kernel's guess (`READDIRPLUS_AUTO`), which asks for the attributes of the
+    // first batch only when all names are read before any is looked at: as find(1) and fts(3) do.
+    let readdirplus = take(InitFlags::FUSE_DO_READDIRPLUS);
     let parallel_dirops = take(InitFlags::FUSE_PARALLEL_DIROPS);
     let cached_symlinks = take(InitFlags::FUSE_CACHE_SYMLINKS);
     // O_TRUNC comes with OPEN and not as a SETATTR of its own.
@@ -73,9 +75,9 @@ pub(super) fn negotiate(wishes: &Wishes, config: &mut KernelConfig) -> Features 
     let no_getxattr_on_write = take(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
     let passthrough = wishes.passthrough && take(InitFlags::FUSE_PASSTHROUGH);
     if passthrough {
-        // 1: the store lies on a filesystem that is not itself stacked; registering a file from one
-        // that is (overlayfs) fails, and that file is then read through the page cache.
-        let _ = config.set_max_stack_depth(1);
+        // How many filesystems may lie on each other, this one included: the kernel has two at most,
+        // and a mount that takes the second place can't be the lower layer of an overlay.
+        let _ = config.set_max_stack_depth(if wishes.stacked_store { 2 } else { 1 });
     }
     let _ = config.set_max_write(MAX_IO);
     let _ = config.set_max_readahead(MAX_IO);

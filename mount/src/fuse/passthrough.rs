@@ -4,6 +4,10 @@
 //! passthrough, and the other way round; all passthrough opens of a node must name the *same*
 //! backing id. Anything else is answered `EIO`. (`fs/fuse/iomode.c` in the kernel.) So the way is
 //! chosen by the first of several opens that overlap, and the others follow.
+//!
+//! A file that is opened only to be written goes around the page cache: nobody can map it, nobody
+//! reads it through this open, and the kernel asks for `security.capability` before it writes to
+//! its own pages, but not before it hands the bytes on.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,7 +19,7 @@ use fuser::BackingId;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::NodeId;
+use crate::{NodeId, OpenFlags};
 
 /// How many backing ids are kept for files that nobody has open: registering one again costs more
 /// than the whole rest of an open. Each holds one open file in the kernel.
@@ -23,11 +27,25 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 const SHARDS: usize = 16;
 
-/// The way of a node's bytes while it is open.
+/// Which way the bytes of one open file go.
+#[derive(Clone, Debug)]
+pub(super) enum Route {
+    /// Through the kernel's page cache; what it lacks is asked for.
+    PageCache,
+    /// To the store's file, without asking.
+    Passthrough(Arc<BackingId>),
+    /// Each read and write is a request (`FOPEN_DIRECT_IO`).
+    Direct,
+}
+
+/// What the opens of a node have in common while there are any.
 #[derive(Debug)]
 enum Way {
+    /// All go through the page cache.
     PageCache,
-    Passthrough(Arc<BackingId>),
+    /// None does: those who read use passthrough, those who only write ask the daemon, who alone can
+    /// mend a store that is full. Both meet in the page cache of the store's file.
+    Around(Option<Arc<BackingId>>),
 }
 
 #[derive(Debug)]
@@ -64,35 +82,50 @@ impl Ways {
         &self.shards[node.0 as usize % SHARDS]
     }
 
-    /// Counts an open of `node` and says which way it goes: a backing id, or the page cache.
+    /// Counts an open of `node` and says which way it goes.
     ///
-    /// `suitable`: passthrough may be begun for this open. `register` makes a new backing id where
-    /// none is kept; if it fails, the open goes through the page cache.
+    /// `register` makes a new backing id where none is kept.
     pub(super) fn open(
         &self,
         node: NodeId,
-        suitable: bool,
+        flags: OpenFlags,
         register: impl FnOnce() -> io::Result<BackingId>,
-    ) -> Option<Arc<BackingId>> {
+    ) -> Route {
         if !self.enabled {
-            return None;
+            return Route::PageCache;
         }
         let mut shard = self.shard(node).lock();
         let Shard { active, kept } = &mut *shard;
-        match active.entry(node.0) {
-            Entry::Occupied(mut entry) => {
-                entry.get_mut().opens += 1;
-                match &entry.get().way {
-                    Way::PageCache => None,
-                    Way::Passthrough(id) => Some(id.clone()),
-                }
+        let active = match active.entry(node.0) {
+            Entry::Occupied(entry) => {
+                let active = entry.into_mut();
+                active.opens += 1;
+                active
             }
             Entry::Vacant(entry) => {
-                let id = if suitable { kept_or_new(kept, node, register) } else { None };
-                let way = id.clone().map_or(Way::PageCache, Way::Passthrough);
-                entry.insert(Active { way, opens: 1 });
-                id
+                let way = if flags.contains(OpenFlags::READ | OpenFlags::WRITE) {
+                    // It may be mapped, and what is stored through the mapping must be seen by the
+                    // daemon too.
+                    Way::PageCache
+                } else {
+                    Way::Around(None)
+                };
+                entry.insert(Active { way, opens: 1 })
             }
+        };
+        match &mut active.way {
+            Way::PageCache => Route::PageCache,
+            Way::Around(_) if !flags.contains(OpenFlags::READ) => Route::Direct,
+            Way::Around(Some(id)) => Route::Passthrough(id.clone()),
+            Way::Around(none) => match kept_or_new(kept, node, register) {
+                Some(id) => Route::Passthrough(none.insert(id).clone()),
+                // Nobody can tell the page cache of what goes around it.
+                None if active.opens > 1 => Route::Direct,
+                None => {
+                    active.way = Way::PageCache;
+                    Route::PageCache
+                }
+            },
         }
     }
 

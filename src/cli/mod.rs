@@ -1,0 +1,74 @@
+//! The commands, one file each.
+
+mod check;
+mod daemon;
+mod env;
+mod mount;
+mod options;
+mod places;
+mod show;
+mod status;
+mod r#try;
+mod umount;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Why a command could not do its work: what, where, why, what to do, in one line.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// One cache directory for everyone: a mount that makes shared tool caches safe.
+#[derive(Debug, Parser)]
+#[command(name = "cachefs", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount a cache directory; returns when the mount answers
+    Mount(options::MountArgs),
+    /// Unmount, and wait until the daemon has let go of the store
+    Umount(umount::Args),
+    /// Show every mount, or one
+    Status(status::Args),
+    /// Say whether this machine and a store are fit, and how to mend what is not
+    Check(check::Args),
+    /// Print the variables that point tools at a mount, for `eval`
+    Env(env::Args),
+    /// Demonstrate a mount with real processes in a temporary directory
+    Try,
+}
+
+/// A mount, named by its mountpoint or its store.
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// The mount: its mountpoint or its store; may be left out where there is just one
+    mount: Option<PathBuf>,
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        // The others log as commands do; a daemon decides that for itself.
+        Command::Mount(args) => mount::run(args),
+        Command::Umount(args) => quietly(|| umount::run(&args)),
+        Command::Status(args) => quietly(|| status::run(&args)),
+        Command::Check(args) => quietly(|| check::run(&args)),
+        Command::Env(args) => quietly(|| env::run(&args)),
+        Command::Try => quietly(r#try::run),
+    };
+    done.unwrap_or_else(|failure| {
+        show::failure(&*failure);
+        ExitCode::FAILURE
+    })
+}
+
+fn quietly(command: impl FnOnce() -> Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
+    crate::telemetry::for_commands();
+    command()
+}

@@ -1,0 +1,248 @@
+//! The options of `mount`, as words of their own and as `-o name=value,...` (for `mount -t cachefs`).
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+
+/// `cachefs mount`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct MountArgs {
+    /// The directory that holds the cache; created if it is missing
+    pub store: PathBuf,
+
+    /// Where to mount it: an empty directory; created if it is missing
+    pub mountpoint: PathBuf,
+
+    #[command(flatten)]
+    named: Settings,
+
+    /// Options as `mount -t cachefs` gives them: each of the others as NAME or NAME=VALUE
+    #[arg(short = 'o', value_name = "NAME=VALUE,...")]
+    options: Vec<String>,
+}
+
+/// What both ways of giving options come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub(super) struct Settings {
+    /// Who may do what: `shared` (everyone who may enter may use all of it) or `posix` (owners and
+    /// modes as on a local filesystem) [default: shared]
+    #[arg(long, value_name = "MODE")]
+    pub access: Option<AccessMode>,
+
+    /// With `--access shared`: to whom files seem to belong [default: who mounts]
+    #[arg(long, value_name = "UID:GID")]
+    pub owner: Option<Owner>,
+
+    /// How many threads answer requests [default: one for each processor]
+    #[arg(long, value_name = "NUMBER")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Append the log to this file
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+
+    /// Stay in the foreground and log to standard error
+    #[arg(long)]
+    pub foreground: bool,
+
+    /// Let all reading go through the daemon, also where the kernel could read by itself
+    #[arg(long)]
+    pub no_passthrough: bool,
+}
+
+/// SEMANTICS 5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum AccessMode {
+    /// 5.1
+    #[default]
+    Shared,
+    /// 5.2
+    Posix,
+}
+
+impl AccessMode {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            AccessMode::Shared => "shared",
+            AccessMode::Posix => "posix",
+        }
+    }
+}
+
+impl FromStr for AccessMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<AccessMode, String> {
+        match text {
+            "shared" => Ok(AccessMode::Shared),
+            "posix" => Ok(AccessMode::Posix),
+            "scoped" => Err("`scoped` is not in this version; use `shared` or `posix`".into()),
+            _ => Err("use `shared` or `posix`".into()),
+        }
+    }
+}
+
+/// A user and a group, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl FromStr for Owner {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Owner, String> {
+        // The highest number stands for "none" in system calls.
+        let number = |part: &str| part.parse().ok().filter(|&id: &u32| id != u32::MAX);
+        text.split_once(':')
+            .and_then(|(uid, gid)| Some(Owner { uid: number(uid)?, gid: number(gid)? }))
+            .ok_or_else(|| "use two numbers, UID:GID, such as `1000:1000`".into())
+    }
+}
+
+/// Options of `mount(8)` that say nothing to a daemon, or what it does anyway.
+const GENERIC: &[&str] = &[
+    "_netdev", "async", "auto", "defaults", "exec", "group", "noauto", "nodev", "nofail", "nosuid",
+    "nouser", "owner", "rw", "user", "users",
+];
+
+impl Settings {
+    /// Takes one `-o` option; says what is wrong with it otherwise.
+    fn take(&mut self, option: &str) -> Result<(), String> {
+        let (name, value) = match option.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (option, None),
+        };
+        let wrong = |why: &str| format!("invalid value in `-o {option}`: {why}");
+        match (name, value) {
+            ("access", Some(value)) => {
+                self.access = Some(value.parse().map_err(|e: String| wrong(&e))?)
+            }
+            ("owner", Some(value)) => {
+                self.owner = Some(value.parse().map_err(|e: String| wrong(&e))?)
+            }
+            ("threads", Some(value)) => {
+                self.threads = Some(value.parse().map_err(|_| wrong("use a number from 1 up"))?);
+            }
+            ("log", Some("")) => return Err(wrong("name a file")),
+            ("log", Some(value)) => self.log = Some(value.into()),
+            ("foreground", None) => self.foreground = true,
+            ("no-passthrough", None) => self.no_passthrough = true,
+            ("access" | "threads" | "log", None) => {
+                return Err(format!("`-o {name}` needs a value"));
+            }
+            (name, None) if GENERIC.contains(&name) => {}
+            ("comment", _) => {}
+            (name, _) if name.starts_with("x-") => {}
+            ("ro", _) => return Err("`-o ro` is not in this version".into()),
+            ("dev" | "suid", _) => {
+                return Err(format!(
+                    "`-o {name}` is refused: a cache has no device nodes and no set-id files"
+                ));
+            }
+            _ => return Err(format!("unknown option in `-o {option}`")),
+        }
+        Ok(())
+    }
+
+    /// `self` where it says something, else `other`.
+    fn or(self, other: Settings) -> Settings {
+        Settings {
+            access: self.access.or(other.access),
+            owner: self.owner.or(other.owner),
+            threads: self.threads.or(other.threads),
+            log: self.log.or(other.log),
+            foreground: self.foreground || other.foreground,
+            no_passthrough: self.no_passthrough || other.no_passthrough,
+        }
+    }
+}
+
+impl MountArgs {
+    /// All that was said in either way; ends the process, as clap does, where it makes no sense.
+    pub(super) fn settings(&self) -> Settings {
+        self.checked().unwrap_or_else(|why| {
+            let mut command = super::Cli::command();
+            command.error(ErrorKind::InvalidValue, why).exit()
+        })
+    }
+
+    fn checked(&self) -> Result<Settings, String> {
+        let mut by_option = Settings::default();
+        for option in self.options.iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()) {
+            by_option.take(option)?;
+        }
+        let settings = self.named.clone().or(by_option);
+        if settings.owner.is_some() && settings.access == Some(AccessMode::Posix) {
+            return Err(
+                "`owner` is for `access` `shared` only; with `posix` each file has its own".into(),
+            );
+        }
+        Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(options: &str) -> Result<Settings, String> {
+        MountArgs { options: vec![options.into()], ..MountArgs::default() }.checked()
+    }
+
+    #[test]
+    fn options_are_taken_by_name() {
+        let all = parse(
+            "rw,access=posix,threads=3,log=/l,foreground,no-passthrough,x-systemd.a=b,user,_netdev",
+        );
+        let expected = Settings {
+            access: Some(AccessMode::Posix),
+            owner: None,
+            threads: NonZeroUsize::new(3),
+            log: Some("/l".into()),
+            foreground: true,
+            no_passthrough: true,
+        };
+        assert_eq!(all, Ok(expected));
+        assert_eq!(parse("owner=1:2").unwrap().owner, Some(Owner { uid: 1, gid: 2 }));
+        // `owner` without a value is an option of mount(8).
+        assert_eq!(parse("owner,,defaults,"), Ok(Settings::default()));
+    }
+
+    #[test]
+    fn words_win_over_options() {
+        let args = MountArgs {
+            named: Settings { threads: NonZeroUsize::new(7), ..Settings::default() },
+            options: vec!["threads=2,access=posix".into()],
+            ..MountArgs::default()
+        };
+        let settings = args.checked().unwrap();
+        assert_eq!(settings.threads, NonZeroUsize::new(7));
+        assert_eq!(settings.access, Some(AccessMode::Posix));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (options, why) in [
+            ("access=scoped", "not in this version"),
+            ("access", "needs a value"),
+            ("access=all", "`shared` or `posix`"),
+            ("owner=root:root", "UID:GID"),
+            ("owner=1", "UID:GID"),
+            ("owner=4294967295:0", "UID:GID"),
+            ("threads=0", "from 1 up"),
+            ("ro", "not in this version"),
+            ("suid", "refused"),
+            ("foreground=yes", "unknown"),
+            ("noexec", "unknown"),
+            ("owner=1:1,access=posix", "only"),
+        ] {
+            let said = parse(options).unwrap_err();
+            assert!(said.contains(why), "{options}: {said}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! `cachefs status`: what each mount's daemon says of itself.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::{Failure, Named, show};
+use crate::control::Command;
+use crate::control::client::Client;
+use crate::system::mounts::{self, MountPoint};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    named: Named,
+
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let mounts = match &args.named.mount {
+        Some(named) => vec![mounts::find(Some(named))?],
+        None => mounts::ours()?,
+    };
+    let told: Vec<Value> = mounts.iter().map(ask).collect();
+    if args.json {
+        return show::print(&format!("{:#}\n", json!({"version": 1, "mounts": told})));
+    }
+    if told.is_empty() {
+        return show::print("There is no cachefs mount.\n");
+    }
+    show::print(&told.iter().map(describe).collect::<Vec<_>>().join("\n"))
+}
+
+/// What the daemon says, or why it says nothing.
+fn ask(mount: &MountPoint) -> Value {
+    let said = Client::connect(&mount.source).and_then(|mut daemon| daemon.ask(Command::Status));
+    said.unwrap_or_else(|error| {
+        json!({
+            "mountpoint": mount.path.to_string_lossy(),
+            "store": mount.source.to_string_lossy(),
+            "error": error.to_string(),
+        })
+    })
+}
+
+/// A mount, for people.
+pub(super) fn describe(mount: &Value) -> String {
+    let text = |key: &str| mount[key].as_str().unwrap_or("?");
+    let number = |key: &str| mount[key].as_u64().unwrap_or(0);
+    let mut out = format!("{}\n  store     {}\n", text("mountpoint"), text("store"));
+    // Writing to a string does not fail.
+    let mut row = |name: &str, value: String| {
+        let _ = writeln!(out, "  {name:9} {value}");
+    };
+    if let Some(error) = mount["error"].as_str() {
+        row("problem", error.to_owned());
+        return out;
+    }
+    row(
+        "daemon",
+        format!("pid {}, since {}, access {}", number("pid"), text("since"), text("access")),
+    );
+    row("health", mount["degraded"]["reason"].as_str().unwrap_or("good").to_owned());
+    if let (Some(available), Some(bytes)) =
+        (mount["space"]["available"].as_u64(), mount["space"]["bytes"].as_u64())
+    {
+        row("space", format!("{} of {} free", show::bytes(available), show::bytes(bytes)));
+    }
+    row(
+        "in use",
+        format!("{} open, {} names known to the kernel", number("handles"), number("nodes")),
+    );
+    row("look-ups", format!("{} hits, {} misses", number("hits"), number("misses")));
+    let is_on = |wanted: bool| names(&mount["kernel"], |value| value.as_bool() == Some(wanted));
+    row("kernel", or_none(is_on(true)));
+    row("without", or_none(is_on(false)));
+    let asked = mount["requests"].as_object().into_iter().flatten();
+    let asked = asked.filter(|(_, count)| count.as_u64() != Some(0));
+    row("requests", or_none(asked.map(|(name, count)| format!("{name} {count}")).collect()));
+    out
+}
+
+fn names(of: &Value, wanted: impl Fn(&Value) -> bool) -> Vec<String> {
+    let all = of.as_object().into_iter().flatten();
+    all.filter(|(_, value)| wanted(value)).map(|(name, _)| name.replace('_', " ")).collect()
+}
+
+fn or_none(list: Vec<String>) -> String {
+    if list.is_empty() { "none".into() } else { list.join(", ") }
+}

@@ -1,0 +1,113 @@
+//! Asks a daemon.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags};
+use serde_json::Value;
+
+use super::{Command, address};
+use crate::store::PRIVATE;
+
+/// How long a daemon may take for an answer: longer than any unmount.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An answer may be this long: it comes from a daemon, but not necessarily from a sane one.
+const LONGEST_ANSWER: u64 = 64 * 1024 * 1024;
+
+/// Why there is no good answer.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ClientError {
+    #[error("no daemon serves the store {}; `cachefs umount` clears a mount that one has left", .0.display())]
+    NoDaemon(PathBuf),
+    #[error(
+        "not permitted to talk to the daemon of the store {}; run as its user or as root",
+        .0.display()
+    )]
+    NotPermitted(PathBuf),
+    #[error("{0}")]
+    Refused(String),
+    #[error("the daemon of the store {} can't be asked: {source}", store.display())]
+    Io { store: PathBuf, source: io::Error },
+}
+
+/// A connection to a daemon.
+#[derive(Debug)]
+pub struct Client {
+    store: PathBuf,
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the daemon that serves `store`.
+    pub fn connect(store: &Path) -> Result<Client, ClientError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NoDaemon(store.to_owned())
+            }
+            io::ErrorKind::PermissionDenied => ClientError::NotPermitted(store.to_owned()),
+            _ => ClientError::Io { store: store.to_owned(), source },
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let private = rustix::fs::openat(CWD, store.join(PRIVATE), flags, Mode::empty())
+            .map_err(|e| failed(e.into()))?;
+        let stream = UnixStream::connect(address(private.as_fd())).map_err(failed)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+        stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+        Ok(Client { store: store.to_owned(), stream: BufReader::new(stream) })
+    }
+
+    /// Asks one thing.
+    pub fn ask(&mut self, command: Command) -> Result<Value, ClientError> {
+        let failed = |source| ClientError::Io { store: self.store.clone(), source };
+        self.stream.get_mut().write_all(command.to_line().as_bytes()).map_err(failed)?;
+        let mut line = Vec::new();
+        let mut limited = (&mut self.stream).take(LONGEST_ANSWER);
+        limited.read_until(b'\n', &mut line).map_err(failed)?;
+        if line.is_empty() {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let mut answer: Value = serde_json::from_slice(&line).map_err(|e| failed(e.into()))?;
+        match answer.get("error").and_then(Value::as_str) {
+            Some(error) => Err(ClientError::Refused(error.to_owned())),
+            None => Ok(answer["ok"].take()),
+        }
+    }
+
+    /// The daemon's process, so that its end can be waited for; none if it can't be seen from here.
+    pub fn process(&self) -> Option<Process> {
+        let peer = rustix::net::sockopt::socket_peercred(self.stream.get_ref()).ok()?;
+        Process::open(peer.pid)
+    }
+}
+
+/// A process that can't be mistaken for another one.
+#[derive(Debug)]
+pub struct Process(std::os::fd::OwnedFd);
+
+impl Process {
+    fn open(pid: Pid) -> Option<Process> {
+        rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok().map(Process)
+    }
+
+    /// Waits for its end; false if it has not come within `patience`.
+    pub fn wait(&self, patience: Duration) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let until = std::time::Instant::now() + patience;
+        loop {
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            let timeout = Timespec::try_from(left).ok();
+            let mut watched = [PollFd::new(&self.0, PollFlags::IN)];
+            match poll(&mut watched, timeout.as_ref()) {
+                Ok(0) => return false,
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! How a command talks to a running daemon, and how the daemon answers.
+//!
+//! One JSON document a line each way, over a Unix socket at `STORE/.cachefs/control.sock`:
+//!
+//! ```text
+//! {"version":1,"command":"status"}                {"version":1,"ok":{...}}
+//! {"version":1,"command":"unmount","lazy":true}   {"version":1,"error":"what, why, what to do"}
+//! ```
+//!
+//! Who may open the socket may ask for `status`; what changes anything is for root and the daemon's
+//! own user (SEMANTICS 5.6).
+
+pub mod client;
+pub mod server;
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// The version of the protocol.
+pub const VERSION: u64 = 1;
+
+/// The socket's name in the store's own folder.
+pub const SOCKET: &str = "control.sock";
+
+/// No line may be longer, in bytes.
+pub const LONGEST_LINE: usize = 64 * 1024;
+
+/// What can be asked of a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// How it is doing.
+    Status,
+    /// To unmount; the answer comes before the daemon ends.
+    Unmount {
+        /// Also while it is in use: those who have files open may finish.
+        #[serde(default)]
+        lazy: bool,
+    },
+}
+
+impl Command {
+    /// Whether it only asks.
+    pub fn only_reads(self) -> bool {
+        matches!(self, Command::Status)
+    }
+
+    /// As a line of the protocol, with its end.
+    fn to_line(self) -> String {
+        let mut request = serde_json::to_value(self).unwrap_or_default();
+        request["version"] = VERSION.into();
+        format!("{request}\n")
+    }
+
+    /// From a line of the protocol; what is wrong with it otherwise.
+    fn from_line(line: &[u8]) -> Result<Command, String> {
+        let request: Value = serde_json::from_slice(line)
+            .map_err(|e| format!("this is not a JSON document on one line: {e}"))?;
+        match request.get("version").and_then(Value::as_u64) {
+            Some(VERSION) => {}
+            Some(other) => {
+                return Err(format!(
+                    "version {other} of the protocol is not known, only {VERSION}; use the `cachefs` of the \
+                     same version as the daemon"
+                ));
+            }
+            None => {
+                return Err(format!(r#"the request says no version; add "version": {VERSION}"#));
+            }
+        }
+        serde_json::from_value(request).map_err(|e| format!("the request is not understood: {e}"))
+    }
+}
+
+/// As a line of the protocol, with its end.
+fn answer_line(answer: Result<Value, String>) -> String {
+    let answer = match answer {
+        Ok(ok) => json!({"version": VERSION, "ok": ok}),
+        Err(error) => json!({"version": VERSION, "error": error}),
+    };
+    format!("{answer}\n")
+}
+
+/// A socket's address may have no more than 107 bytes; this one leads through an open directory.
+fn address(private: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", private.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_as_they_are_written() {
+        for command in [Command::Status, Command::Unmount { lazy: true }] {
+            assert_eq!(Command::from_line(command.to_line().trim().as_bytes()), Ok(command));
+        }
+        let short = br#"{"version":1,"command":"unmount"}"#;
+        assert_eq!(Command::from_line(short), Ok(Command::Unmount { lazy: false }));
+    }
+
+    #[test]
+    fn other_lines_are_explained() {
+        for (line, why) in [
+            (&b"\xff\x00"[..], "not a JSON"),
+            (b"[]", "no version"),
+            (br#"{"version":2,"command":"status"}"#, "version 2"),
+            (br#"{"version":1,"command":"dance"}"#, "not understood"),
+            (br#"{"version":1,"command":"unmount","lazy":3}"#, "not understood"),
+            (&[b'['; 60_000], "not a JSON"),
+        ] {
+            let said = Command::from_line(line).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Answers on the control socket. Nothing that a client sends may harm the daemon: lines, their
+//! number at a time, and the time that each may take are bounded.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::AtFlags;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::{Command, LONGEST_LINE, SOCKET, address, answer_line};
+
+/// So many clients are answered at a time; others are told to come again.
+const CLIENTS: usize = 64;
+
+/// A client that takes longer to say a line is cut off.
+const LINE_TIME: Duration = Duration::from_secs(10);
+
+/// A client that takes longer to read an answer is cut off.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+
+/// A daemon that ends waits no longer for its last answers to be read.
+const FINISH_TIME: Duration = Duration::from_secs(1);
+
+/// What the socket's clients are served with. Called outside the event loop: may wait.
+pub trait Service: Send + Sync + 'static {
+    /// The `ok` part of a `status` answer.
+    fn status(&self) -> Value;
+    /// Unmounts, or says what, why and what to do.
+    fn unmount(&self, lazy: bool) -> Result<(), String>;
+}
+
+/// A socket that is bound and not yet answered on.
+#[derive(Debug)]
+pub struct Bound(std::os::unix::net::UnixListener);
+
+/// Binds the socket in the store's own folder, in place of one that a dead daemon has left: whoever
+/// calls this owns the store.
+pub fn bind(private: BorrowedFd<'_>) -> io::Result<Bound> {
+    remove(private);
+    let listener = std::os::unix::net::UnixListener::bind(address(private))?;
+    listener.set_nonblocking(true)?;
+    Ok(Bound(listener))
+}
+
+/// Removes the socket.
+pub fn remove(private: BorrowedFd<'_>) {
+    let _ = rustix::fs::unlinkat(private, SOCKET, AtFlags::empty());
+}
+
+/// Answers clients.
+#[derive(Clone)]
+pub struct Server {
+    service: Arc<dyn Service>,
+    /// A permit for each client.
+    room: Arc<Semaphore>,
+    /// A permit for each answer that is being made or sent.
+    answering: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Answers with what `service` says.
+    pub fn new(service: Arc<dyn Service>) -> Server {
+        let semaphore = || Arc::new(Semaphore::new(CLIENTS));
+        Server { service, room: semaphore(), answering: semaphore() }
+    }
+
+    /// Answers for ever; to be run in a tokio runtime with time and I/O.
+    pub async fn serve(self, bound: Bound) {
+        let listener = match UnixListener::from_std(bound.0) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!("no control socket: {error}"),
+        };
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: it must neither end nor spin.
+                    tracing::warn!("can't accept on the control socket: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = self.room.clone().try_acquire_owned() else {
+                // Written without waiting: a fresh socket has room for a line.
+                let line = answer_line(Err("too many clients at once; try again".into()));
+                let _ = stream.try_write(line.as_bytes());
+                continue;
+            };
+            let server = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = server.converse(stream).await {
+                    tracing::debug!("a client of the control socket was cut off: {error}");
+                }
+                drop(place);
+            });
+        }
+    }
+
+    /// Waits until the answers that are on their way have been sent, and makes no more.
+    pub async fn finish(&self) {
+        let all = self.answering.acquire_many(CLIENTS as u32);
+        if let Ok(Ok(all)) = timeout(FINISH_TIME, all).await {
+            all.forget();
+        }
+    }
+
+    /// Answers line after line until the client leaves or misbehaves.
+    async fn converse(&self, stream: UnixStream) -> io::Result<()> {
+        let peer = stream.peer_cred()?.uid();
+        let mut stream = BufReader::new(stream);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            // One more than may be, to tell a line of just the longest length from a longer one.
+            let mut limited = (&mut stream).take(LONGEST_LINE as u64 + 1);
+            timeout(LINE_TIME, limited.read_until(b'\n', &mut line)).await??;
+            if line.is_empty() {
+                return Ok(());
+            }
+            let Ok(_answering) = self.answering.acquire().await else { return Ok(()) };
+            let (answer, go_on) = if line.len() > LONGEST_LINE {
+                (Err(format!("a line may have no more than {LONGEST_LINE} bytes")), false)
+            } else if line.pop() != Some(b'\n') {
+                (Err("the line has no end".to_owned()), false)
+            } else {
+                match Command::from_line(&line) {
+                    Ok(command) => (self.carry_out(command, peer).await, true),
+                    Err(why) => (Err(why), true),
+                }
+            };
+            let answer = answer_line(answer);
+            timeout(ANSWER_TIME, stream.write_all(answer.as_bytes())).await??;
+            if !go_on {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn carry_out(&self, command: Command, peer: u32) -> Result<Value, String> {
+        let owner = rustix::process::geteuid().as_raw();
+        if !command.only_reads() && peer != 0 && peer != owner {
+            return Err(format!("not permitted for user {peer}; run as root or as user {owner}"));
+        }
+        let service = self.service.clone();
+        let work = tokio::task::spawn_blocking(move || match command {
+            Command::Status => Ok(service.status()),
+            Command::Unmount { lazy } => service.unmount(lazy).map(|()| json!({})),
+        });
+        work.await.unwrap_or_else(|_| Err("the daemon failed at this; its log says why".into()))
+    }
+}

@@ -1,0 +1,92 @@
+//! Who owns a store: an exclusive lock on a file that says the owner's pid.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use fs4::{FileExt, TryLockError};
+use rustix::fs::{Mode, OFlags};
+
+use super::StoreError;
+
+const NAME: &str = "lock";
+
+/// Held as long as it lives; the kernel lets go of it when the process dies.
+#[derive(Debug)]
+pub(super) struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock of the store at `path`, whose own folder is `private`.
+    pub(super) fn take(path: &Path, private: &OwnedFd) -> Result<Lock, StoreError> {
+        let failed = |e: io::Error| StoreError::new(path, "lock .cachefs/lock", e);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(private, NAME, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| failed(e.into()))?;
+        let mut file = File::from(file);
+        let in_use = |pid| StoreError::InUse { path: path.to_owned(), pid };
+        match FileExt::try_lock(&file) {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use(patient_pid(private))),
+            Err(TryLockError::Error(e)) if refuses_locks(&e) => {
+                if let Some(pid) = read_pid(private).filter(|&pid| is_daemon(pid)) {
+                    return Err(in_use(Some(pid)));
+                }
+                tracing::warn!(
+                    store = %path.display(),
+                    "the store's filesystem has no locks ({e}): two daemons on it that start at the same \
+                     moment, or on two machines, are not kept apart; move the store to a local filesystem",
+                );
+            }
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
+        write_pid(&mut file).map_err(failed)?;
+        Ok(Lock { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A pid that outlives its process could later name another one.
+        let _ = self.file.set_len(0);
+    }
+}
+
+fn write_pid(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn refuses_locks(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS))
+}
+
+/// The pid in the lock file.
+pub(super) fn read_pid(private: &OwnedFd) -> Option<u32> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = rustix::fs::openat(private, NAME, flags, Mode::empty()).ok()?;
+    let mut text = String::new();
+    File::from(file).take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Like [`read_pid`], for a holder that may have locked the file just now and not yet written it.
+fn patient_pid(private: &OwnedFd) -> Option<u32> {
+    (0..20).find_map(|_| {
+        let pid = read_pid(private);
+        if pid.is_none() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        pid
+    })
+}
+
+/// Whether a process with this pid runs our program; pids are used again by others.
+fn is_daemon(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm"))
+        .is_ok_and(|comm| comm.trim_end() == "cachefs")
+}

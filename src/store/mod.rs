@@ -1,0 +1,368 @@
+//! The backing directory, which exactly one daemon owns.
+//!
+//! A store is a plain directory with one more folder, [`PRIVATE`], in it. Everything that is not in
+//! that folder is the live view as it is (SEMANTICS 1.1); everything in it is worthless after a
+//! crash but for `format` (SEMANTICS 1.2):
+//!
+//! | name | what |
+//! | --- | --- |
+//! | `format` | the version of this layout |
+//! | `lock` | held by the daemon, with its pid |
+//! | `control.sock` | where the daemon answers |
+//! | `staged/`, `retired/`, `spilled/` | versions that are not live |
+//! | `swept/` | what a crash left, while it is being removed |
+
+mod lock;
+mod sweep;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use lock::Lock;
+
+/// The store's own folder, which no mount shows.
+pub const PRIVATE: &str = ".cachefs";
+
+/// The version of the layout below [`PRIVATE`] that this program writes.
+pub const FORMAT: u32 = 1;
+
+/// Why a store can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum StoreError {
+    #[error(
+        "can't create the store {}: there is no directory {}; create it first",
+        path.display(), path.parent().unwrap_or(path).display()
+    )]
+    MissingParent { path: PathBuf },
+
+    #[error("the store {} is not a directory; name a directory, or one to be created", .0.display())]
+    NotADirectory(PathBuf),
+
+    #[error(
+        "not permitted to {what} in the store {}; run cachefs as the directory's owner or as root",
+        path.display()
+    )]
+    NotPermitted { path: PathBuf, what: &'static str },
+
+    #[error(
+        "the store {} is on a read-only filesystem; remount it writable, or choose another directory",
+        .0.display()
+    )]
+    ReadOnly(PathBuf),
+
+    #[error(
+        "the store {} is in use by another cachefs daemon{}; use that mount, or end it with `cachefs umount {}`",
+        path.display(), Holder(*pid), path.display()
+    )]
+    InUse { path: PathBuf, pid: Option<u32> },
+
+    #[error(
+        "the store {} was written by a newer cachefs (format {found}, this one knows {FORMAT}); use the newer \
+         program, or remove {}/{PRIVATE} while nothing is mounted (the cached files stay)",
+        path.display(), path.display()
+    )]
+    Newer { path: PathBuf, found: u32 },
+
+    #[error(
+        "{}/{PRIVATE}{inside} is not what cachefs put there; move it out of the way (the cached files stay)",
+        path.display()
+    )]
+    Foreign { path: PathBuf, inside: &'static str },
+
+    #[error("can't {what} in the store {}: {source}", path.display())]
+    Io { path: PathBuf, what: &'static str, source: io::Error },
+}
+
+/// Shows the pid of a store's holder, where it is known.
+struct Holder(Option<u32>);
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |pid| write!(f, " (pid {pid})"))
+    }
+}
+
+impl StoreError {
+    fn new(path: &Path, what: &'static str, error: impl Into<io::Error>) -> StoreError {
+        let (path, source) = (path.to_owned(), error.into());
+        match source.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM) => StoreError::NotPermitted { path, what },
+            Some(libc::EROFS) => StoreError::ReadOnly(path),
+            _ => StoreError::Io { path, what, source },
+        }
+    }
+}
+
+/// A backing directory that this process owns.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    root: OwnedFd,
+    private: OwnedFd,
+    created: Created,
+    // Last, so that the store is let go of when all else is done.
+    _lock: Lock,
+}
+
+/// Which directories this opening made, so that a mount that fails leaves nothing behind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Created {
+    root: bool,
+    private: bool,
+}
+
+impl Store {
+    /// Opens `path` as a store and owns it until it is dropped: creates it if just the last name is
+    /// missing, refuses when another daemon has it or a newer one wrote it, and starts to remove
+    /// what a crash has left.
+    pub fn open(path: &Path) -> Result<Store, StoreError> {
+        let (path, created_root) = find_or_create(path)?;
+        let mut created = Created { root: created_root, private: false };
+        let opened = Self::open_existing(&path, &mut created);
+        if opened.is_err() {
+            created.undo(&path);
+        }
+        opened
+    }
+
+    fn open_existing(path: &Path, created: &mut Created) -> Result<Store, StoreError> {
+        let root =
+            rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|e| match e {
+                Errno::NOTDIR => StoreError::NotADirectory(path.to_owned()),
+                e => StoreError::new(path, "read", e),
+            })?;
+        if let Some(private) = open_private(path, &root)? {
+            // Before anything is touched: a newer layout must stay as it is.
+            read_format(path, &private)?;
+        }
+        created.private = match rustix::fs::mkdirat(&root, PRIVATE, Mode::RWXU) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(e) => return Err(StoreError::new(path, "create files", e)),
+        };
+        let private = open_private(path, &root)?
+            .ok_or_else(|| StoreError::new(path, "open .cachefs", Errno::NOENT))?;
+        close_to_others(path, &private)?;
+        let lock = Lock::take(path, &private)?;
+        // Again, now that nobody else can write it.
+        if read_format(path, &private)?.is_none() {
+            write_format(&private)
+                .map_err(|e| StoreError::new(path, "write .cachefs/format", e))?;
+        }
+        sweep::sweep(&private).map_err(|e| StoreError::new(path, "empty .cachefs", e))?;
+        Ok(Store { path: path.to_owned(), root, private, created: *created, _lock: lock })
+    }
+
+    /// The store's root directory.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Whether it lies on overlayfs, a filesystem that is stacked on others.
+    pub fn is_stacked(&self) -> bool {
+        // `OVERLAYFS_SUPER_MAGIC`, statfs(2).
+        rustix::fs::fstatfs(&self.root).is_ok_and(|fs| fs.f_type == 0x794c_7630)
+    }
+
+    /// The store's own folder [`PRIVATE`].
+    pub fn private(&self) -> BorrowedFd<'_> {
+        self.private.as_fd()
+    }
+
+    /// The store's absolute path, without symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes whatever directories [`Store::open`] had to create: for a mount that failed.
+    pub fn abandon(&self) {
+        self.created.undo(&self.path);
+    }
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+impl Created {
+    /// Only what this opening made is removed, and a root only when nobody has put anything there.
+    fn undo(self, path: &Path) {
+        if self.private {
+            let _ = std::fs::remove_dir_all(path.join(PRIVATE));
+        }
+        if self.root {
+            let _ = std::fs::remove_dir(path);
+        }
+    }
+}
+
+/// The canonical path of an existing or newly made directory, and whether it is new.
+fn find_or_create(path: &Path) -> Result<(PathBuf, bool), StoreError> {
+    match std::fs::canonicalize(path) {
+        Ok(found) => return Ok((found, false)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+            return Err(StoreError::NotADirectory(path.to_owned()));
+        }
+        Err(e) => return Err(StoreError::new(path, "look", e)),
+    }
+    match rustix::fs::mkdirat(CWD, path, Mode::RWXU) {
+        Ok(()) => {}
+        Err(Errno::NOENT) => return Err(StoreError::MissingParent { path: path.to_owned() }),
+        Err(e) => return Err(StoreError::new(path, "create the directory", e)),
+    }
+    let found = std::fs::canonicalize(path).map_err(|e| StoreError::new(path, "look", e))?;
+    Ok((found, true))
+}
+
+/// Opens [`PRIVATE`], unless it is missing. A symbolic link there would lead the daemon elsewhere.
+fn open_private(path: &Path, root: &OwnedFd) -> Result<Option<OwnedFd>, StoreError> {
+    match rustix::fs::openat(root, PRIVATE, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(private) => Ok(Some(private)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            Err(StoreError::Foreign { path: path.to_owned(), inside: "" })
+        }
+        Err(e) => Err(StoreError::new(path, "open .cachefs", e)),
+    }
+}
+
+/// Makes [`PRIVATE`] ours alone: an adopted directory may have been open to many.
+fn close_to_others(path: &Path, private: &OwnedFd) -> Result<(), StoreError> {
+    let failed = |e: Errno| StoreError::new(path, "protect .cachefs", e);
+    let stat = rustix::fs::fstat(private).map_err(failed)?;
+    let me = rustix::process::geteuid();
+    if stat.st_uid != me.as_raw() {
+        rustix::fs::fchown(private, Some(me), None).map_err(failed)?;
+    }
+    if stat.st_mode & 0o7777 != 0o700 {
+        rustix::fs::fchmod(private, Mode::RWXU).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The format that is written there, if any; an error when this program can't read it.
+fn read_format(path: &Path, private: &OwnedFd) -> Result<Option<u32>, StoreError> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match rustix::fs::openat(private, "format", flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(StoreError::new(path, "read .cachefs/format", e)),
+    };
+    let mut text = [0; 32];
+    let length = rustix::io::read(&file, &mut text)
+        .map_err(|e| StoreError::new(path, "read .cachefs/format", e))?;
+    let found = std::str::from_utf8(&text[..length]).ok().and_then(|t| t.trim().parse().ok());
+    match found {
+        Some(found @ 1..=FORMAT) => Ok(Some(found)),
+        Some(found) if found > FORMAT => Err(StoreError::Newer { path: path.to_owned(), found }),
+        _ => Err(StoreError::Foreign { path: path.to_owned(), inside: "/format" }),
+    }
+}
+
+/// Writes the format in one step: after a crash it is there whole, or not at all.
+fn write_format(private: &OwnedFd) -> io::Result<()> {
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(private, "format.new", flags, Mode::RUSR | Mode::WUSR)?;
+    rustix::io::write(&file, format!("{FORMAT}\n").as_bytes())?;
+    rustix::fs::fsync(&file)?;
+    rustix::fs::renameat(private, "format.new", private, "format")?;
+    Ok(rustix::fs::fsync(private)?)
+}
+
+/// The pid of the daemon that owns the store at `path`, as its lock file tells.
+pub fn holder(path: &Path) -> Option<u32> {
+    let private = rustix::fs::openat(CWD, path.join(PRIVATE), DIRECTORY, Mode::empty()).ok()?;
+    rustix::fs::statat(&private, "lock", AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    lock::read_pid(&private)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn sorted(path: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(path)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn creates_adopts_and_abandons() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("store");
+        let store = Store::open(&path).unwrap();
+        assert_eq!(sorted(&path), [PRIVATE]);
+        store.abandon();
+        drop(store);
+        assert!(!path.exists());
+
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("wheel"), "w").unwrap();
+        let store = Store::open(&path).unwrap();
+        store.abandon();
+        assert_eq!(sorted(&path), ["wheel"]);
+    }
+
+    #[test]
+    fn second_owner_is_refused_with_the_pid_of_the_first() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path()).unwrap();
+        match Store::open(home.path()) {
+            Err(StoreError::InUse { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(holder(home.path()), Some(std::process::id()));
+        drop(store);
+        assert_eq!(holder(home.path()), None);
+        Store::open(home.path()).unwrap();
+    }
+
+    #[test]
+    fn newer_format_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let private = home.path().join(PRIVATE);
+        fs::create_dir(&private).unwrap();
+        fs::write(private.join("format"), "2\n").unwrap();
+        let refused = Store::open(home.path()).unwrap_err();
+        assert!(matches!(refused, StoreError::Newer { found: 2, .. }), "{refused}");
+        assert_eq!(sorted(&private), ["format"]);
+        fs::write(private.join("format"), "what?").unwrap();
+        assert!(matches!(Store::open(home.path()), Err(StoreError::Foreign { .. })));
+    }
+
+    #[test]
+    fn leftovers_of_a_crash_go() {
+        let home = tempfile::tempdir().unwrap();
+        drop(Store::open(home.path()).unwrap());
+        let private = home.path().join(PRIVATE);
+        fs::create_dir(private.join("staged/deep")).unwrap();
+        fs::write(private.join("staged/deep/file"), "x").unwrap();
+        drop(Store::open(home.path()).unwrap());
+        assert!(sorted(&private.join("staged")).is_empty());
+        for _ in 0..500 {
+            if sorted(&private.join("swept")).is_empty() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("not swept");
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_private_folder_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), home.path().join(PRIVATE)).unwrap();
+        assert!(matches!(Store::open(home.path()), Err(StoreError::Foreign { .. })));
+        assert!(sorted(elsewhere.path()).is_empty());
+    }
+}

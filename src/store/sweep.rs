@@ -1,0 +1,80 @@
+//! Removes what a crash has left in the store's own folder, without making the mount wait for it.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, Mode, RenameFlags};
+use rustix::io::Errno;
+
+/// The folders for versions that are not live.
+const FOLDERS: [&str; 3] = ["staged", "retired", "spilled"];
+
+/// Where leftovers are moved to, as a whole, to be removed at leisure.
+const SWEPT: &str = "swept";
+
+/// Gives every folder empty, and removes what was in them in a thread of its own.
+pub(super) fn sweep(private: &OwnedFd) -> io::Result<()> {
+    make(private, SWEPT)?;
+    for folder in FOLDERS {
+        if !is_empty(private, folder)? {
+            move_away(private, folder)?;
+        }
+        make(private, folder)?;
+    }
+    if !is_empty(private, SWEPT)? {
+        let private = private.try_clone()?;
+        std::thread::Builder::new().name("sweep".into()).spawn(move || {
+            if let Err(error) = empty(&path(&private, SWEPT)) {
+                tracing::warn!("can't remove what a crash left in .cachefs/{SWEPT}: {error}");
+            }
+        })?;
+    }
+    Ok(())
+}
+
+fn make(private: &OwnedFd, folder: &str) -> io::Result<()> {
+    match rustix::fs::mkdirat(private, folder, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A path that leads through the open directory, wherever that lies and whatever it is called.
+fn path(private: &OwnedFd, folder: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{folder}", private.as_raw_fd()))
+}
+
+/// True also for a folder that is missing; false for anything that is not a folder.
+fn is_empty(private: &OwnedFd, folder: &str) -> io::Result<bool> {
+    match rustix::fs::statat(private, folder, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(true),
+        Err(e) => return Err(e.into()),
+        Ok(stat) if stat.st_mode & libc::S_IFMT != libc::S_IFDIR => return Ok(false),
+        Ok(_) => {}
+    }
+    Ok(std::fs::read_dir(path(private, folder))?.next().is_none())
+}
+
+fn move_away(private: &OwnedFd, folder: &str) -> io::Result<()> {
+    for number in 0u32.. {
+        let to = format!("{SWEPT}/{folder}.{number}");
+        match rustix::fs::renameat_with(private, folder, private, &to, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            other => return Ok(other?),
+        }
+    }
+    Err(Errno::EXIST.into())
+}
+
+fn empty(folder: &std::path::Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}

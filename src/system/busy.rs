@@ -1,0 +1,91 @@
+//! Who keeps a mount from being unmounted.
+//!
+//! Never to be called while a request of the mount waits for the answer: some files in `/proc` wait
+//! for a process that itself may be waiting for the mount.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::mounts::{self, MountPoint, is_below};
+
+/// What keeps a mount busy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User {
+    /// A process.
+    Process {
+        /// Its id.
+        pid: u32,
+        /// Its name.
+        command: String,
+        /// In which way.
+        how: &'static str,
+    },
+    /// Another mount on a directory of this one.
+    Mount(std::path::PathBuf),
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            User::Process { pid, command, how } => write!(f, "{command} (pid {pid}, {how})"),
+            User::Mount(path) => write!(f, "a mount on {}", path.display()),
+        }
+    }
+}
+
+/// Everyone found who keeps the mount at `path` busy.
+pub fn users(path: &Path) -> Vec<User> {
+    let Ok(mounts) = mounts::all() else { return Vec::new() };
+    let Some(mount) = mounts.iter().rfind(|m| m.path == path) else { return Vec::new() };
+    let on_it = mounts.iter().filter(|m| m.parent == mount.id && m.id != mount.id);
+    let mut found: Vec<User> = on_it.map(|m| User::Mount(m.path.clone())).collect();
+    let Ok(processes) = fs::read_dir("/proc") else { return found };
+    let pids = processes.filter_map(|p| p.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    for pid in pids.filter(|&pid| pid != std::process::id()) {
+        if let Some(how) = uses(pid, mount) {
+            let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            found.push(User::Process { pid, command: command.trim_end().to_owned(), how });
+        }
+    }
+    found
+}
+
+/// The first few of `users`, for a message; empty when nobody was found.
+pub fn list(users: &[User]) -> String {
+    const SHOWN: usize = 5;
+    let mut names: Vec<String> = users.iter().take(SHOWN).map(User::to_string).collect();
+    if users.len() > SHOWN {
+        names.push(format!("{} more", users.len() - SHOWN));
+    }
+    names.join(", ")
+}
+
+fn uses(pid: u32, mount: &MountPoint) -> Option<&'static str> {
+    let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}"));
+    let is_in = |name| link(name).is_ok_and(|to| is_below(to.as_os_str(), &mount.path));
+    if is_in("cwd") {
+        return Some("working directory");
+    }
+    if is_in("root") {
+        return Some("root directory");
+    }
+    let number = format!("mnt_id:\t{}", mount.id);
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    for descriptor in descriptors {
+        let info = fs::read_to_string(descriptor.path()).unwrap_or_default();
+        if info.lines().any(|line| line == number) {
+            return Some("open file");
+        }
+    }
+    let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let mapped = |line: &[u8]| {
+        // address, permissions, offset, device, inode, then the path after any number of spaces
+        line.splitn(6, |&b| b == b' ')
+            .nth(5)
+            .is_some_and(|path| is_below(OsStr::from_bytes(path.trim_ascii_start()), &mount.path))
+    };
+    maps.split(|&b| b == b'\n').any(mapped).then_some("mapped file")
+}

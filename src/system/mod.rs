@@ -1,0 +1,5 @@
+//! What this machine says of mounts, processes and limits.
+
+pub mod busy;
+pub mod mounts;
+pub mod notify;
