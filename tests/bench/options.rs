@@ -8,8 +8,8 @@ usage: cargo bench -- [FILTER...] [options]
   --rounds N         rounds per operation (default 5; half as many for installs)
   --quick            a tenth of the files, 3 rounds
   --size MIB         size of the file that is read and written in a stream (default 256)
-  --with NAME        also measure: posix (a mount with --access posix), bindfs, plain (a second
-                     plain directory, to see what the benchmark itself gets wrong)
+  --with NAME        also measure: bindfs; \"mount --threads 1\" (a mount with these options); plain (a
+                     second plain directory, to see what the benchmark itself gets wrong)
   --without NAME     leave out: mount, requests
   --directory DIR    where the store is made (default target/bench; its filesystem is what is compared)
   --outside DIR      where installs are made (default /dev/shm: in memory, so that what is compared is

@@ -40,21 +40,19 @@ pub(crate) fn start(options: &Options, scratch: &Scratch) -> Result<Vec<Box<dyn 
     let mut systems: Vec<Box<dyn System>> =
         vec![Box::new(Plain { root: scratch.directory("plain")? })];
     if !options.leaves_out("mount") {
-        systems.push(Box::new(Mounted::start("mount", scratch, cachefs)?));
+        systems
+            .push(Box::new(Mounted::start("mount", scratch, |store, at| cachefs(store, at, ""))?));
     }
     for rival in &options.rivals {
-        let command = match rival.as_str() {
-            "posix" => cachefs_posix,
-            "bindfs" => bindfs,
-            // A second plain directory: what the benchmark itself gets wrong.
-            "plain" => {
-                let root = scratch.directory("plain-again")?;
-                systems.push(Box::new(Plain { root }));
-                continue;
+        systems.push(match (rival.as_str(), rival.strip_prefix("mount ")) {
+            (_, Some(more)) => {
+                Box::new(Mounted::start(rival, scratch, |store, at| cachefs(store, at, more))?)
             }
-            other => return Err(format!("no rival called {other} is known").into()),
-        };
-        systems.push(Box::new(Mounted::start(rival, scratch, command)?));
+            ("bindfs", _) => Box::new(Mounted::start(rival, scratch, bindfs)?),
+            // A second plain directory: what the benchmark itself gets wrong.
+            ("plain", _) => Box::new(Plain { root: scratch.directory("plain-again")? }),
+            _ => return Err(format!("no rival called {rival} is known").into()),
+        });
     }
     Ok(systems)
 }
@@ -80,18 +78,10 @@ struct Mounted {
     daemon: Child,
 }
 
-fn cachefs(store: &Path, mountpoint: &Path) -> Command {
+fn cachefs(store: &Path, mountpoint: &Path, more: &str) -> Command {
     let mut command = Command::new(options::cachefs());
     command.arg("mount").arg(store).arg(mountpoint).arg("--foreground");
-    // For trying one out: more options for the mount, as one would write them.
-    let more = std::env::var("CACHEFS_BENCH_OPTIONS").unwrap_or_default();
     command.args(more.split_whitespace());
-    command
-}
-
-fn cachefs_posix(store: &Path, mountpoint: &Path) -> Command {
-    let mut command = cachefs(store, mountpoint);
-    command.args(["--access", "posix"]);
     command
 }
 
@@ -108,11 +98,12 @@ impl Mounted {
     fn start(
         name: &str,
         scratch: &Scratch,
-        command: fn(&Path, &Path) -> Command,
+        command: impl FnOnce(&Path, &Path) -> Command,
     ) -> Result<Mounted> {
-        let store = scratch.directory(&format!("{name}-store"))?;
-        let mountpoint = scratch.directory(name)?;
-        let log = scratch.path().join(format!("{name}.log"));
+        let directory = name.replace(' ', "");
+        let store = scratch.directory(&format!("{directory}-store"))?;
+        let mountpoint = scratch.directory(&directory)?;
+        let log = scratch.path().join(format!("{directory}.log"));
         let mut command = command(&store, &mountpoint);
         let output = fs::File::create(&log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
@@ -145,7 +136,7 @@ impl Mounted {
 
     /// What `cachefs status --json` says of this mount.
     fn status(&self) -> Option<serde_json::Value> {
-        if !["mount", "posix"].contains(&&*self.name) {
+        if !self.name.starts_with("mount") {
             return None;
         }
         let output = Command::new(options::cachefs())

@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-use super::{Operation, Timed, each, write_small};
+use super::{Operation, REPEATED, Timed, each, each_repeated, write_small};
 use crate::Result;
 use crate::kernel_cache::Cold;
 use crate::place::{Place, names};
 
 pub(super) fn operations() -> Vec<Operation> {
     vec![
-        Operation::new("stat warm", "stat", stat).goal(1.1, 1.0),
-        Operation::new("stat cold", "stat", stat).cold(Cold::Names).goal(3.0, 1.8),
+        Operation::new("stat warm", "stat", |place| stat(place, REPEATED)).goal(1.1, 1.0),
+        Operation::new("stat cold", "stat", |place| stat(place, 1))
+            .cold(Cold::Names)
+            .goal(3.0, 1.8),
         Operation::new("negative lookup warm", "stat", stat_absent).goal(1.1, 1.0),
         Operation::new("readdir+stat of 10,000 warm", "entry", list).goal(1.1, 1.0),
         Operation::new("readdir+stat of 10,000 cold", "entry", list)
@@ -38,8 +40,8 @@ fn fill(directory: &Path, count: u64) -> Result<()> {
     (0..).zip(names(directory, count)).try_for_each(|(number, path)| write_small(&path, number))
 }
 
-fn stat(place: &Place) -> Result<Timed> {
-    Ok(each(small_files(place)?, |_, path| {
+fn stat(place: &Place, times: usize) -> Result<Timed> {
+    Ok(each_repeated(times, small_files(place)?, |_, path| {
         fs::metadata(path)?;
         Ok(())
     }))
@@ -49,7 +51,7 @@ fn stat_absent(place: &Place) -> Result<Timed> {
     small_files(place)?;
     let absent = names(&place.root.join("small"), place.scale.files);
     let absent = absent.into_iter().map(|path| path.with_extension("absent")).collect();
-    Ok(each(absent, |_, path| match fs::metadata(path) {
+    Ok(each_repeated(REPEATED, absent, |_, path| match fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => Err(format!("not absent: {other:?}").into()),
     }))
@@ -104,7 +106,7 @@ fn walk(place: &Place) -> Result<Timed> {
 }
 
 fn lock(place: &Place) -> Result<Timed> {
-    let count = place.scale.files;
+    let count = place.scale.files * REPEATED as u64;
     let file = fs::File::create(place.root.join("bench.lock"))?;
     Ok(Box::new(move || {
         for _ in 0..count {
