@@ -52,12 +52,7 @@ fn run(directory: &Path, other_filesystem: &Path, helpers: &Path) -> Suite {
 }
 
 /// Runs the cases whose names contain one of the patterns, or all but those of a read-only filesystem.
-fn run_some(
-    patterns: &[&str],
-    directory: &Path,
-    other_filesystem: &Path,
-    helpers: &Path,
-) -> Suite {
+fn run_some(patterns: &[&str], directory: &Path, other_filesystem: &Path, helpers: &Path) -> Suite {
     let configuration = helpers.join("pjdfstest.toml");
     let allow_remount = !patterns.is_empty();
     let text = format!(

@@ -36,7 +36,12 @@ impl Agent {
     #[track_caller]
     pub(crate) fn new() -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_process_of_this_program_answers", "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                "a_process_of_this_program_answers",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env("CACHEFS_TEST_AGENT", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -96,9 +101,8 @@ impl Agent {
     #[track_caller]
     pub(crate) fn does(&mut self, command: impl Display) -> String {
         let text = command.to_string();
-        self.ask(command).unwrap_or_else(|errno| {
-            panic!("{text}: {}", io::Error::from_raw_os_error(errno))
-        })
+        self.ask(command)
+            .unwrap_or_else(|errno| panic!("{text}: {}", io::Error::from_raw_os_error(errno)))
     }
 
     /// Ends it by SIGKILL.
@@ -130,7 +134,8 @@ pub(crate) fn serve(jobs: Jobs<'_>) {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
         let answer = if words[0] == "job" {
-            jobs(&words[1..]).map_or_else(|text| format!("failed: {text}"), |text| format!("ok {text}"))
+            jobs(&words[1..])
+                .map_or_else(|text| format!("failed: {text}"), |text| format!("ok {text}"))
         } else {
             match hands.obey(&words) {
                 Ok(text) => format!("ok {text}"),

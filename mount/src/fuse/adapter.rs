@@ -79,13 +79,14 @@ impl<V: Volume> Adapter<V> {
         });
         let mut answer = FopenFlags::empty();
         answer.set(FopenFlags::FOPEN_NOFLUSH, !opened.wants_flush);
-        answer.set(FopenFlags::FOPEN_DIRECT_IO, matches!(route, Route::Direct));
+        answer.set(FopenFlags::FOPEN_DIRECT_IO, matches!(route, Route::Direct(_)));
         // All changes come through this kernel, so its pages are always true; but for those that
         // lay still while bytes went around them.
         answer.set(FopenFlags::FOPEN_KEEP_CACHE, !self.ways.enabled());
         let backing = match route {
             Route::Passthrough(id) => Some(id),
-            Route::PageCache | Route::Direct => None,
+            Route::Direct(id) => id,
+            Route::PageCache => None,
         };
         (backing, answer)
     }

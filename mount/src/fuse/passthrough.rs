@@ -34,8 +34,9 @@ pub(super) enum Route {
     PageCache,
     /// To the store's file, without asking.
     Passthrough(Arc<BackingId>),
-    /// Each read and write is a request (`FOPEN_DIRECT_IO`).
-    Direct,
+    /// Each read and write is a request (`FOPEN_DIRECT_IO`). Where others use passthrough, the kernel
+    /// wants to hear of the same backing id with this open too.
+    Direct(Option<Arc<BackingId>>),
 }
 
 /// What the opens of a node have in common while there are any.
@@ -115,12 +116,12 @@ impl Ways {
         };
         match &mut active.way {
             Way::PageCache => Route::PageCache,
-            Way::Around(_) if !flags.contains(OpenFlags::READ) => Route::Direct,
+            Way::Around(id) if !flags.contains(OpenFlags::READ) => Route::Direct(id.clone()),
             Way::Around(Some(id)) => Route::Passthrough(id.clone()),
             Way::Around(none) => match kept_or_new(kept, node, register) {
                 Some(id) => Route::Passthrough(none.insert(id).clone()),
                 // Nobody can tell the page cache of what goes around it.
-                None if active.opens > 1 => Route::Direct,
+                None if active.opens > 1 => Route::Direct(None),
                 None => {
                     active.way = Way::PageCache;
                     Route::PageCache
