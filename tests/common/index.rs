@@ -15,9 +15,15 @@ use super::tools_directory;
 /// Serves the wheelhouse that `tests/setup` fetched, until it is dropped.
 pub(crate) struct Index {
     address: SocketAddr,
-    requests: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    requests: AtomicUsize,
+    downloads: AtomicUsize,
 }
 
 /// Where `tests/setup` put the packages that tests install.
@@ -34,9 +40,9 @@ impl Index {
         let wheelhouse = wheelhouse();
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let requests = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::new(Counts::default());
         let over = Arc::new(AtomicBool::new(false));
-        let (counter, stop) = (Arc::clone(&requests), Arc::clone(&over));
+        let (counter, stop) = (Arc::clone(&counts), Arc::clone(&over));
         let thread = thread::spawn(move || {
             for stream in listener.incoming() {
                 if stop.load(Ordering::SeqCst) {
@@ -49,7 +55,7 @@ impl Index {
                 });
             }
         });
-        Self { address, requests, over, thread: Some(thread) }
+        Self { address, counts, over, thread: Some(thread) }
     }
 
     /// What `--index-url` wants.
@@ -57,9 +63,14 @@ impl Index {
         format!("http://{}/simple", self.address)
     }
 
-    /// How many requests have come so far.
+    /// How many requests of all kinds have come so far.
     pub(crate) fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
+        self.counts.requests.load(Ordering::SeqCst)
+    }
+
+    /// How many times a package has been asked for so far.
+    pub(crate) fn downloads(&self) -> usize {
+        self.counts.downloads.load(Ordering::SeqCst)
     }
 }
 
@@ -74,7 +85,7 @@ impl Drop for Index {
     }
 }
 
-fn serve(stream: TcpStream, wheelhouse: &Path, counter: &AtomicUsize) -> std::io::Result<()> {
+fn serve(stream: TcpStream, wheelhouse: &Path, counts: &Counts) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let Some(request) = lines.next().transpose()? else { return Ok(()) };
@@ -83,12 +94,13 @@ fn serve(stream: TcpStream, wheelhouse: &Path, counter: &AtomicUsize) -> std::io
             break;
         }
     }
-    counter.fetch_add(1, Ordering::SeqCst);
+    counts.requests.fetch_add(1, Ordering::SeqCst);
     let mut words = request.split(' ');
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     let answer = match path.trim_matches('/').split_once('/') {
         Some(("simple", project)) => page(wheelhouse, project).map(|page| ("text/html", page)),
         Some(("files", file)) if !file.contains('/') => {
+            counts.downloads.fetch_add(1, Ordering::SeqCst);
             fs::read(wheelhouse.join(file)).ok().map(|bytes| ("application/octet-stream", bytes))
         }
         _ => None,
@@ -96,11 +108,12 @@ fn serve(stream: TcpStream, wheelhouse: &Path, counter: &AtomicUsize) -> std::io
     let (status, (kind, body)) =
         answer.map_or(("404 Not Found", ("text/plain", Vec::new())), |answer| ("200 OK", answer));
     let mut stream = stream;
-    // No date and no length of life that could tell one run's cache from another's.
+    // Fresh for decades, by a date that is the same in every run: what tools keep of it can be compared.
     write!(
         stream,
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nETag: \"{path}\"\r\n\
-         Cache-Control: max-age=31536000\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
+         Date: Wed, 01 Jan 2025 00:00:00 GMT\r\nETag: \"{path}\"\r\n\
+         Cache-Control: max-age=2000000000\r\nConnection: close\r\n\r\n",
         body.len()
     )?;
     if method == "HEAD" { Ok(()) } else { stream.write_all(&body) }
