@@ -64,7 +64,9 @@ impl Place {
         let io = |source| PlaceError::Io { at: mountpoint.to_owned(), source };
         let at = mounts::resolve(mountpoint).map_err(io)?;
         let store = mounts::resolve(store).map_err(io)?;
-        while let Some(mount) = mounts::at(&at).map_err(io)?.filter(|m| m.kind == mounts::TYPE) {
+        while let Some(mount) =
+            mounts::at(&at).map_err(io)?.filter(|m| m.kind == cachefs_mount::fuse::FS_TYPE)
+        {
             clear_stale(&at, mount)?;
         }
         check_relation(&at, &store)?;
@@ -118,7 +120,7 @@ fn clear_stale(at: &Path, mount: MountPoint) -> Result<(), PlaceError> {
         mountpoint = %at.display(), store = %mount.source.display(),
         "unmounting what a daemon that is gone has left here",
     );
-    mounts::detach(at, true).map_err(|source| PlaceError::Unrepaired { at: at.to_owned(), source })
+    mounts::unmount(at, true).map_err(|source| PlaceError::Unrepaired { at: at.to_owned(), source })
 }
 
 fn check_relation(mountpoint: &Path, store: &Path) -> Result<(), PlaceError> {

@@ -88,7 +88,7 @@ impl Stage {
         if mounts::at(&self.mountpoint)?.is_some()
             && self.cachefs(&["umount", "--lazy"], &[&self.mountpoint]).is_err()
         {
-            mounts::detach(&self.mountpoint, true)?;
+            mounts::unmount(&self.mountpoint, true)?;
         }
         Ok(self.home.close()?)
     }
