@@ -26,6 +26,9 @@ use crate::system::{busy, notify};
 /// A mount that is busy when the daemon shall end is unmounted lazily after this time.
 const BUSY_TIME: Duration = Duration::from_secs(5);
 
+/// The most descriptors of the store that are kept open for later use.
+const MOST_KEPT: usize = 8192;
+
 /// Mounts, calls `ready` when the mount answers, and returns when it has ended.
 pub(super) fn run(
     args: &MountArgs,
@@ -57,6 +60,7 @@ pub(super) fn run(
     notify::send("STOPPING=1");
     control.stop();
     server::remove(store.private());
+    store.let_go();
     tracing::info!(mountpoint = %place.mountpoint.display(), "unmounted");
     Ok(())
 }
@@ -73,8 +77,9 @@ fn settle() -> Result<usize, Failure> {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    // No limit is as good as a million; the rest is for clients' handles.
-    Ok(usize::try_from(current.unwrap_or(1 << 20)).unwrap_or(1 << 20).min(1 << 20) / 4)
+    // The rest is for clients' handles. What is kept is only for speed, and some thousands do.
+    let quarter = current.map_or(u64::MAX, |limit| limit / 4);
+    Ok(usize::try_from(quarter).unwrap_or(usize::MAX).min(MOST_KEPT))
 }
 
 /// Everything up to the mount that answers.

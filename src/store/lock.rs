@@ -48,10 +48,16 @@ impl Lock {
     }
 }
 
+impl Lock {
+    /// Takes the pid out of the file: one that outlives its process could later name another one.
+    pub(super) fn let_go(&self) {
+        let _ = self.file.set_len(0);
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
-        // A pid that outlives its process could later name another one.
-        let _ = self.file.set_len(0);
+        self.let_go();
     }
 }
 

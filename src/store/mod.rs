@@ -106,7 +106,7 @@ pub struct Store {
     private: OwnedFd,
     created: Created,
     // Last, so that the store is let go of when all else is done.
-    _lock: Lock,
+    lock: Lock,
 }
 
 /// Which directories this opening made, so that a mount that fails leaves nothing behind.
@@ -155,12 +155,18 @@ impl Store {
                 .map_err(|e| StoreError::new(path, "write .cachefs/format", e))?;
         }
         sweep::sweep(&private).map_err(|e| StoreError::new(path, "empty .cachefs", e))?;
-        Ok(Store { path: path.to_owned(), root, private, created: *created, _lock: lock })
+        Ok(Store { path: path.to_owned(), root, private, created: *created, lock })
     }
 
     /// The store's root directory.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// To be called when the process is about to end, where threads that end with it may still hold
+    /// the store.
+    pub fn let_go(&self) {
+        self.lock.let_go();
     }
 
     /// Whether it lies on overlayfs, a filesystem that is stacked on others.
