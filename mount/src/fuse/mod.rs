@@ -1,6 +1,6 @@
 //! Linux: a volume shown through FUSE.
 //!
-//! fuser reads, parses and answers; mounting and unmounting are our own ([`mountpoint`]), because a
+//! fuser reads, parses and answers; mounting and unmounting are our own (`mountpoint`), because a
 //! mount has to outlive mistakes: it is found again by its device number, never by its path alone,
 //! so that nobody else's mount on the same path is taken away.
 
