@@ -1,7 +1,7 @@
 //! Where log lines go: standard error, a file, or the journal.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Mutex;
@@ -17,7 +17,8 @@ const JOURNAL: &str = "/run/systemd/journal/stdout";
 /// For commands: warnings, on standard error.
 pub fn for_commands() {
     let filter = filter("warn");
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+    let start = tracing_subscriber::fmt().with_env_filter(filter).without_time();
+    let _ = start.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).try_init();
 }
 
 /// For a daemon: to `file` if it is given, else to the journal for one in the background (nowhere
@@ -29,7 +30,7 @@ pub fn for_daemon(file: Option<&Path>, background: bool) -> io::Result<()> {
         let file = File::options().append(true).create(true).open(path)?;
         let _ = start.with_ansi(false).with_writer(Mutex::new(file)).try_init();
     } else if !background {
-        let _ = start.with_writer(io::stderr).try_init();
+        let _ = start.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).try_init();
     } else if let Ok(journal) = journal() {
         // The journal has its own clock.
         let start = start.with_ansi(false).without_time();

@@ -137,17 +137,10 @@ impl Cache {
         Ok(file)
     }
 
-    /// A descriptor for passthrough, which the kernel opens anew: none is kept here for it.
+    /// A descriptor for passthrough; or, when the mount finds that the file is too small for that,
+    /// the one by which it will be read.
     pub(super) fn backing(&self, id: HandleId) -> Result<Arc<File>> {
-        let handle = self.handles.get(id)?;
-        match &handle.open {
-            Open::Writing { file, .. } => Ok(file.clone()),
-            Open::Reading => {
-                let node = self.tree.get(handle.node)?;
-                Ok(Arc::new(File::from(self.open_node(&node, OFlags::RDONLY)?)))
-            }
-            Open::Directory(_) => Err(Errno::EISDIR),
-        }
+        self.file(&*self.handles.get(id)?)
     }
 
     pub(super) fn read(&self, id: HandleId, offset: u64, into: &mut [u8]) -> Result<usize> {

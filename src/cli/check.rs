@@ -307,7 +307,7 @@ fn filesystem(path: &Path) -> Option<Finding> {
         .filter(|m| path.starts_with(&m.path))
         .max_by_key(|m| m.path.as_os_str().len())?;
     let kind = mount.kind.to_string_lossy();
-    Some(if mount.kind == mounts::TYPE {
+    Some(if mount.kind == cachefs_mount::fuse::FS_TYPE {
         error(format!("{} is itself on a cachefs mount", path.display()), "use a local directory")
     } else if REMOTE.iter().any(|remote| OsStr::from_bytes(remote.as_bytes()) == mount.kind) {
         warning(

@@ -33,7 +33,7 @@ pub(super) fn run(
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<(), Failure> {
     let descriptors = settle()?;
-    let place = Place::prepare(&args.mountpoint, &args.store, settings.log.as_deref())?;
+    let place = Place::prepare(&args.mountpoint, &args.store)?;
     let opened = Store::open(&args.store).map(Arc::new);
     let store = opened.inspect_err(|_| place.abandon())?;
     std::env::set_current_dir("/")?;
@@ -264,13 +264,12 @@ impl Control {
 async fn obey(mut signals: Signals, running: Arc<Running>) {
     let name = signals.next().await;
     tracing::info!("{name}: unmounting");
-    let unmounting = tokio::task::spawn_blocking({
+    tokio::task::spawn_blocking({
         let running = running.clone();
         move || unmount_in_time(&running)
     });
     // Once it is unmounted lazily, those who have files open may finish; who is in a hurry says so.
     signals.next().await;
-    unmounting.abort();
     tracing::warn!("another signal: ending while files are open");
     let _ = running.mount.unmount(true);
     server::remove(running.store.private());

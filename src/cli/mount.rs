@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
 use super::options::{MountArgs, Settings};
-use super::{Failure, daemon, show};
+use super::{Failure, daemon, places, show};
 use crate::telemetry;
 
 const CHILD: &str = "CACHEFS_BACKGROUND";
@@ -22,7 +22,7 @@ pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
     // Before the daemon changes its working directory.
     settings.log = settings.log.map(std::path::absolute).transpose()?;
     if settings.foreground {
-        start_log(&settings, false)?;
+        start_log(&args, &settings, false)?;
         daemon::run(&args, &settings, || Ok(()))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -33,8 +33,9 @@ pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
     start_child()
 }
 
-fn start_log(settings: &Settings, background: bool) -> Result<(), Failure> {
+fn start_log(args: &MountArgs, settings: &Settings, background: bool) -> Result<(), Failure> {
     let log = settings.log.as_deref();
+    log.map_or(Ok(()), |log| places::check_log(log, &args.mountpoint))?;
     telemetry::for_daemon(log, background).map_err(|e| {
         let log = log.unwrap_or("".as_ref());
         format!("can't write the log {}: {e}; name another file", log.display()).into()
@@ -71,7 +72,7 @@ fn start_child() -> Result<ExitCode, Failure> {
 
 /// What the daemon does in the background.
 fn run_child(args: &MountArgs, settings: &Settings) -> ExitCode {
-    let detached = detach().and_then(|()| start_log(settings, true));
+    let detached = detach().and_then(|()| start_log(args, settings, true));
     let done = detached.and_then(|()| daemon::run(args, settings, announce));
     let Err(failure) = done else { return ExitCode::SUCCESS };
     tracing::error!("{failure}");

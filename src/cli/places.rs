@@ -58,23 +58,18 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Checks `mountpoint` against `store` and `log`, clears what a dead daemon has left there, and
-    /// creates it if it is missing.
-    pub(super) fn prepare(
-        mountpoint: &Path,
-        store: &Path,
-        log: Option<&Path>,
-    ) -> Result<Place, PlaceError> {
+    /// Checks `mountpoint` against `store`, clears what a dead daemon has left there, and creates it
+    /// if it is missing.
+    pub(super) fn prepare(mountpoint: &Path, store: &Path) -> Result<Place, PlaceError> {
         let io = |source| PlaceError::Io { at: mountpoint.to_owned(), source };
         let at = mounts::resolve(mountpoint).map_err(io)?;
         let store = mounts::resolve(store).map_err(io)?;
-        while let Some(mount) = mounts::at(&at).map_err(io)?.filter(|m| m.kind == mounts::TYPE) {
+        while let Some(mount) =
+            mounts::at(&at).map_err(io)?.filter(|m| m.kind == cachefs_mount::fuse::FS_TYPE)
+        {
             clear_stale(&at, mount)?;
         }
         check_relation(&at, &store)?;
-        if let Some(log) = log.filter(|log| is_inside(log, &at)) {
-            return Err(PlaceError::LogInMountpoint(log.to_owned()));
-        }
         let created = match is_empty(&at) {
             Ok(true) => false,
             Ok(false) => return Err(PlaceError::NotEmpty(at)),
@@ -103,6 +98,15 @@ impl Place {
     }
 }
 
+/// A log in the mount would make the daemon wait for itself. To be asked before the log is opened.
+pub(super) fn check_log(log: &Path, mountpoint: &Path) -> Result<(), PlaceError> {
+    let io = |source| PlaceError::Io { at: mountpoint.to_owned(), source };
+    if is_inside(&mounts::resolve(log).map_err(io)?, &mounts::resolve(mountpoint).map_err(io)?) {
+        return Err(PlaceError::LogInMountpoint(log.to_owned()));
+    }
+    Ok(())
+}
+
 /// Unmounts `mount` if its daemon is gone; an error if it is alive.
 fn clear_stale(at: &Path, mount: MountPoint) -> Result<(), PlaceError> {
     match fs::symlink_metadata(at) {
@@ -116,7 +120,7 @@ fn clear_stale(at: &Path, mount: MountPoint) -> Result<(), PlaceError> {
         mountpoint = %at.display(), store = %mount.source.display(),
         "unmounting what a daemon that is gone has left here",
     );
-    mounts::detach(at, true).map_err(|source| PlaceError::Unrepaired { at: at.to_owned(), source })
+    mounts::unmount(at, true).map_err(|source| PlaceError::Unrepaired { at: at.to_owned(), source })
 }
 
 fn check_relation(mountpoint: &Path, store: &Path) -> Result<(), PlaceError> {
@@ -173,11 +177,11 @@ mod tests {
     fn a_mountpoint_made_in_vain_goes() {
         let home = tempfile::tempdir().unwrap();
         let at = home.path().join("m");
-        let place = Place::prepare(&at, &home.path().join("s"), None).unwrap();
+        let place = Place::prepare(&at, &home.path().join("s")).unwrap();
         assert!(at.is_dir());
         place.abandon();
         assert!(!at.exists());
-        let missing = Place::prepare(&home.path().join("a/b"), &home.path().join("s"), None);
+        let missing = Place::prepare(&home.path().join("a/b"), &home.path().join("s"));
         assert!(matches!(missing, Err(PlaceError::MissingParent(_))));
     }
 }

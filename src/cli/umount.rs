@@ -58,7 +58,7 @@ fn by_daemon(mut client: Client, mount: &MountPoint, lazy: bool) -> Result<(), F
 
 /// Where the daemon was killed the mount is still there, and every call on it fails.
 fn without_daemon(mount: &MountPoint, lazy: bool) -> Result<(), Failure> {
-    mounts::detach(&mount.path, lazy).map_err(|error| explain(&mount.path, &error))
+    mounts::unmount(&mount.path, lazy).map_err(|error| explain(&mount.path, &error))
 }
 
 fn explain(at: &Path, error: &std::io::Error) -> Failure {

@@ -16,11 +16,13 @@
 //! Nothing here skips: where a program or a right is missing the test fails and says what to install.
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of what they share")]
 
+mod index;
 mod mount;
 mod run;
 mod tools;
 mod tree;
 
+pub(crate) use index::{Index, wheelhouse};
 pub(crate) use mount::{Mount, MountBuilder};
 pub(crate) use run::{Finished, Run};
 pub(crate) use tools::{binary, needs, needs_root, tool, tools_directory};

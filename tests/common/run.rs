@@ -64,6 +64,16 @@ impl Run {
         self
     }
 
+    /// Nothing of the tester's own settings: a path, a language and this home.
+    pub(crate) fn clean_environment(mut self, home: impl AsRef<Path>) -> Self {
+        self.command
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("LANG", "C.UTF-8")
+            .env("HOME", home.as_ref());
+        self
+    }
+
     pub(crate) fn directory(mut self, directory: impl AsRef<Path>) -> Self {
         self.command.current_dir(directory);
         self

@@ -12,7 +12,7 @@ use fuser::{FileHandle, FopenFlags, Generation, INodeNo, LockOwner};
 use super::convert;
 use super::counters::{Counters, Op};
 use super::negotiate;
-use super::passthrough::{Route, Ways};
+use super::passthrough::{Route, Suited, Ways, is_small};
 use super::slow::Pool;
 use crate::{
     AllocateFlags, Caller, Entry, Errno, HandleId, Listed, ListingSink, Lookup, Name, NodeId,
@@ -71,22 +71,23 @@ impl<V: Volume> Adapter<V> {
         opened: &Opened,
         open_backing: impl FnOnce(&std::fs::File) -> std::io::Result<fuser::BackingId>,
     ) -> (Option<Arc<fuser::BackingId>>, FopenFlags) {
-        let route = self.ways.open(node, flags, || {
+        let route = self.ways.open(node, flags, |pages| {
             let file = self
                 .ask(Op::Backing, |volume| volume.backing(opened.handle))
                 .map_err(|errno| std::io::Error::from_raw_os_error(errno.raw()))?;
-            open_backing(&file)
+            if pages && is_small(file.metadata()?.len()) {
+                return Ok(Suited::PageCache);
+            }
+            open_backing(&file).map(Suited::Passthrough)
         });
         let mut answer = FopenFlags::empty();
         answer.set(FopenFlags::FOPEN_NOFLUSH, !opened.wants_flush);
         answer.set(FopenFlags::FOPEN_DIRECT_IO, matches!(route, Route::Direct(_)));
-        // All changes come through this kernel, so its pages are always true; but for those that
-        // lay still while bytes went around them.
-        answer.set(FopenFlags::FOPEN_KEEP_CACHE, !self.ways.enabled());
+        answer.set(FopenFlags::FOPEN_KEEP_CACHE, matches!(route, Route::PageCache { keep: true }));
         let backing = match route {
             Route::Passthrough(id) => Some(id),
             Route::Direct(id) => id,
-            Route::PageCache => None,
+            Route::PageCache { .. } => None,
         };
         (backing, answer)
     }

@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use self::adapter::{Adapter, Shared};
+pub use self::mountpoint::unmount;
 pub use self::negotiate::Features;
 use crate::Volume;
 

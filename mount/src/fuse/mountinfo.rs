@@ -4,88 +4,115 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// One line of it.
+use super::FS_TYPE;
+
+/// A line of `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MountInfo {
-    /// The device's major and minor number; a FUSE connection's number is the minor.
+pub struct MountPoint {
+    /// The mount's number.
+    pub id: u64,
+    /// The number of the mount it is mounted on.
+    pub parent: u64,
+    /// Its device, major and minor number; a FUSE connection's number is the minor.
     pub device: (u32, u32),
+    /// Which directory of its filesystem it shows.
+    pub root: PathBuf,
     /// Where it is mounted.
-    pub mountpoint: PathBuf,
+    pub path: PathBuf,
+    /// Whether mounts made below it later are seen in other namespaces.
+    pub shared: bool,
     /// The filesystem's type.
-    pub fs_type: OsString,
-    /// What was mounted.
-    pub source: OsString,
+    pub kind: OsString,
+    /// What is mounted: for our mounts, the store.
+    pub source: PathBuf,
 }
 
-/// All mounts of this process's mount namespace, in the order in which they were made.
-pub fn read() -> io::Result<Vec<MountInfo>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+impl MountPoint {
+    fn parse(line: &[u8]) -> Option<MountPoint> {
+        let mut fields = line.split(|&b| b == b' ');
+        let mut next = || fields.next().filter(|field| !field.is_empty());
+        let text = |field: &[u8]| String::from_utf8(field.to_vec()).ok();
+        let id = text(next()?)?.parse().ok()?;
+        let parent = text(next()?)?.parse().ok()?;
+        let device = text(next()?)?;
+        let (major, minor) = device.split_once(':')?;
+        let device = (major.parse().ok()?, minor.parse().ok()?);
+        let root = PathBuf::from(unescape(next()?));
+        let path = PathBuf::from(unescape(next()?));
+        let _options = next()?;
+        let mut shared = false;
+        loop {
+            match next()? {
+                b"-" => break,
+                field => shared |= field.starts_with(b"shared:"),
+            }
+        }
+        let kind = unescape(next()?);
+        // May be empty, which is no reason to overlook the mount.
+        let source = PathBuf::from(unescape(fields.next().unwrap_or_default()));
+        Some(MountPoint { id, parent, device, root, path, shared, kind, source })
+    }
+
+    /// Whether it is a whole mount of ours: a bind mount of a folder of one is not.
+    pub fn is_ours(&self) -> bool {
+        self.kind == FS_TYPE && self.root == Path::new("/")
+    }
 }
 
-fn parse(text: &[u8]) -> Vec<MountInfo> {
-    text.split(|&b| b == b'\n').filter_map(parse_line).collect()
-}
-
-fn parse_line(line: &[u8]) -> Option<MountInfo> {
-    // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-    let mut words = line.split(|&b| b == b' ');
-    let device = std::str::from_utf8(words.nth(2)?).ok()?;
-    let (major, minor) = device.split_once(':')?;
-    let mountpoint = unescape(words.nth(1)?);
-    let mut words = words.skip_while(|&word| word != b"-").skip(1);
-    Some(MountInfo {
-        device: (major.parse().ok()?, minor.parse().ok()?),
-        mountpoint: PathBuf::from(OsString::from_vec(mountpoint)),
-        fs_type: OsString::from_vec(unescape(words.next()?)),
-        source: OsString::from_vec(unescape(words.next()?)),
-    })
-}
-
-/// Undoes `\040`-like octal escapes.
-fn unescape(word: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = match tail {
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] if first == b'\\' => {
+/// Undoes the kernel's escapes: `\040` is a space.
+fn unescape(field: &[u8]) -> OsString {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let octal = match (first, tail) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..]) => {
                 Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
             }
             _ => None,
         };
-        out.push(octal.unwrap_or(first));
+        plain.push(octal.unwrap_or(*first));
         rest = if octal.is_some() { &tail[3..] } else { tail };
     }
-    out
+    OsString::from_vec(plain)
+}
+
+/// All mounts, in the order in which they were made.
+pub fn all() -> io::Result<Vec<MountPoint>> {
+    let text = std::fs::read("/proc/self/mountinfo")?;
+    Ok(text.split(|&b| b == b'\n').filter_map(MountPoint::parse).collect())
+}
+
+/// What is mounted exactly at `path`: the topmost, if several are.
+pub fn at(path: &Path) -> io::Result<Option<MountPoint>> {
+    Ok(all()?.into_iter().rfind(|mount| mount.path == path))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
-    fn a_line_with_optional_fields_and_escapes() {
-        let line = b"98 12 0:41 / /srv/my\\040cache rw,nosuid shared:7 master:1 - fuse.cachefs \
-                     /var/st\\134ore rw,user_id=0";
-        assert_eq!(
-            parse_line(line),
-            Some(MountInfo {
-                device: (0, 41),
-                mountpoint: PathBuf::from("/srv/my cache"),
-                fs_type: "fuse.cachefs".into(),
-                source: "/var/st\\ore".into(),
-            })
-        );
+    fn a_line_is_taken_apart() {
+        let line = br"36 35 0:98 / /mnt/a\040b rw,noatime shared:1 master:2 - fuse.cachefs /srv/x\134\011y rw";
+        let mount = MountPoint::parse(line).unwrap();
+        assert_eq!((mount.id, mount.parent, mount.device), (36, 35, (0, 98)));
+        assert_eq!(mount.path, Path::new("/mnt/a b"));
+        assert_eq!(mount.source, Path::new("/srv/x\\\ty"));
+        assert!(mount.shared && mount.is_ours());
+        assert_eq!(MountPoint::parse(b"36 35 0:98 / /mnt rw"), None);
+        let bare = MountPoint::parse(b"1 1 0:2 /sub /mnt rw - fuse.cachefs  rw").unwrap();
+        assert!(!bare.shared && !bare.is_ours());
     }
 
     #[test]
-    fn what_is_no_line_is_left_out() {
-        assert!(parse(b"\nnonsense\n1 2 x:y / / rw - a b c\n1 2 0:1 / /a rw\n").is_empty());
-    }
-
-    #[test]
-    fn a_backslash_that_escapes_nothing_stays() {
-        assert_eq!(unescape(b"a\\9\\04"), b"a\\9\\04");
+    fn escapes_are_undone_once() {
+        assert_eq!(unescape(br"a\134040b"), r"a\040b");
+        assert_eq!(unescape(br"\777\04"), r"\777\04");
+        assert_eq!(unescape(br"tail\"), r"tail\");
+        assert_eq!(unescape(b"\\303\\244").as_bytes(), "ä".as_bytes());
     }
 }

@@ -39,44 +39,39 @@ impl Place {
 
     /// Whether the topmost mount on the mountpoint is still this one.
     fn is_mounted(&self) -> io::Result<bool> {
-        Ok(topmost(&self.mountpoint)?.is_some_and(|mount| mount.device == self.device))
+        Ok(mountinfo::at(&self.mountpoint)?.is_some_and(|mount| mount.device == self.device))
     }
 
     pub(super) fn unmount(&self, lazy: bool) -> io::Result<()> {
-        if !self.is_mounted()? {
-            return Ok(());
-        }
-        unmount(&self.mountpoint, lazy, self.rootless)
+        if self.is_mounted()? { unmount(&self.mountpoint, lazy) } else { Ok(()) }
     }
 }
 
-fn topmost(mountpoint: &Path) -> io::Result<Option<mountinfo::MountInfo>> {
-    Ok(mountinfo::read()?.into_iter().rfind(|mount| mount.mountpoint == mountpoint))
-}
-
-/// Takes away what is mounted on `mountpoint`: by `umount2(2)`, or for a `rootless` mount by
-/// `fusermount3`. `lazy` as in `umount -l`.
-pub(super) fn unmount(mountpoint: &Path, lazy: bool, rootless: bool) -> io::Result<()> {
-    if rootless {
-        let output = Command::new("fusermount3")
-            .arg(if lazy { "-uz" } else { "-u" })
-            .arg("--")
-            .arg(mountpoint)
-            .stdin(Stdio::null())
-            .output()?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let kind = if said.contains("busy") {
-            return Err(io::Error::from_raw_os_error(libc::EBUSY));
-        } else {
-            io::ErrorKind::Other
-        };
-        return Err(io::Error::new(kind, format!("fusermount3: {}", said.trim())));
-    }
+/// Takes away what is mounted on `mountpoint`, whatever became of its daemon; `lazy`: also while it is
+/// in use. By `umount2(2)`, or for a user's own mount by `fusermount3`.
+pub fn unmount(mountpoint: &Path, lazy: bool) -> io::Result<()> {
     let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
-    Ok(rustix::mount::unmount(mountpoint, flags | UnmountFlags::NOFOLLOW)?)
+    match rustix::mount::unmount(mountpoint, flags | UnmountFlags::NOFOLLOW) {
+        Err(rustix::io::Errno::PERM) => unmount_by_helper(mountpoint, lazy),
+        other => Ok(other?),
+    }
+}
+
+fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> io::Result<()> {
+    let output = Command::new("fusermount3")
+        .arg(if lazy { "-uz" } else { "-u" })
+        .arg("--")
+        .arg(mountpoint)
+        .stdin(Stdio::null())
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("busy") {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, said.trim().to_owned()))
 }
 
 pub(super) fn mount(mountpoint: &Path, options: &Options) -> Result<(Place, OwnedFd), MountError> {
@@ -104,8 +99,8 @@ pub(super) fn mount(mountpoint: &Path, options: &Options) -> Result<(Place, Owne
         Err(error) => return Err(MountError::NotMounted { mountpoint, error }),
         Ok(device) => (device, false, true),
     };
-    let found = topmost(&mountpoint).map_err(not_mounted)?;
-    let Some(found) = found.filter(|mount| mount.fs_type == FS_TYPE) else {
+    let found = mountinfo::at(&mountpoint).map_err(not_mounted)?;
+    let Some(found) = found.filter(|mount| mount.kind == FS_TYPE) else {
         return Err(not_mounted(io::Error::other("it was mounted, but is not to be found")));
     };
     Ok((Place { mountpoint, device: found.device, rootless, everyone }, device))

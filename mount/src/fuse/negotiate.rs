@@ -66,8 +66,8 @@ pub(super) fn negotiate(wishes: &Wishes, config: &mut KernelConfig) -> Features 
     let readdirplus = take(InitFlags::FUSE_DO_READDIRPLUS);
     let parallel_dirops = take(InitFlags::FUSE_PARALLEL_DIROPS);
     let cached_symlinks = take(InitFlags::FUSE_CACHE_SYMLINKS);
-    // O_TRUNC comes with OPEN and not as a SETATTR of its own.
-    take(InitFlags::FUSE_ATOMIC_O_TRUNC);
+    // Not `FUSE_ATOMIC_O_TRUNC`, which saves a request where a file is overwritten: the kernel would
+    // pass on `O_RDONLY | O_TRUNC` before it finds that the file is just being executed.
     take(InitFlags::FUSE_ASYNC_DIO);
     take(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
     // Whoever takes this promises to drop set-id bits on writing, and is in return not asked for

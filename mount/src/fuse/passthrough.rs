@@ -8,6 +8,10 @@
 //! A file that is opened only to be written goes around the page cache: nobody can map it, nobody
 //! reads it through this open, and the kernel asks for `security.capability` before it writes to
 //! its own pages, but not before it hands the bytes on.
+//!
+//! A small file is read through the page cache although it could be passed through: opening it
+//! again is then cheaper by a third (nothing is opened below), and a `stat` after reading asks
+//! nobody, whereas each passed-through read makes the kernel doubt the time of last access.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -25,17 +29,28 @@ use crate::{NodeId, OpenFlags};
 /// than the whole rest of an open. Each holds one open file in the kernel.
 const KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
+/// The largest file that counts as small, in bytes: what one request reads ahead. Its pages lie in
+/// memory twice, in the mount's page cache and in the store's.
+const SMALL: u64 = 128 << 10;
+
+/// How many small files are remembered as such, each for some tens of bytes. One that is not
+/// remembered is read anew.
+const SMALL_KNOWN: NonZeroUsize = NonZeroUsize::new(1 << 17).unwrap();
+
 const SHARDS: usize = 16;
 
 /// Which way the bytes of one open file go.
 #[derive(Clone, Debug)]
 pub(super) enum Route {
     /// Through the kernel's page cache; what it lacks is asked for.
-    PageCache,
+    PageCache {
+        /// What it has from earlier opens is true (`FOPEN_KEEP_CACHE`).
+        keep: bool,
+    },
     /// To the store's file, without asking.
     Passthrough(Arc<BackingId>),
-    /// Each read and write is a request (`FOPEN_DIRECT_IO`). Where others use passthrough, the kernel
-    /// wants to hear of the same backing id with this open too.
+    /// Each read and write is a request (`FOPEN_DIRECT_IO`). While others have the node open by
+    /// passthrough, the kernel wants to hear of their backing id here too, and answers `EIO` else.
     Direct(Option<Arc<BackingId>>),
 }
 
@@ -59,6 +74,23 @@ struct Active {
 struct Shard {
     active: HashMap<u64, Active>,
     kept: LruCache<u64, Arc<BackingId>>,
+    /// Small files whose pages nobody has gone around since they were read.
+    small: LruCache<u64, ()>,
+    /// At most so many of them.
+    known: NonZeroUsize,
+}
+
+/// What a file that is opened for reading turns out to be.
+pub(super) enum Suited {
+    /// It is passed through by this.
+    Passthrough(BackingId),
+    /// It is small, and the page cache is the better way.
+    PageCache,
+}
+
+/// Whether a file of this many bytes is better read through the page cache.
+pub(super) fn is_small(bytes: u64) -> bool {
+    bytes <= SMALL
 }
 
 /// The ways of all open nodes.
@@ -71,12 +103,13 @@ pub(super) struct Ways {
 impl Ways {
     pub(super) fn new(enabled: bool) -> Ways {
         let kept = NonZeroUsize::new(KEPT.get() / SHARDS).unwrap_or(NonZeroUsize::MIN);
-        let shard = || Mutex::new(Shard { active: HashMap::new(), kept: LruCache::new(kept) });
+        let known = NonZeroUsize::new(SMALL_KNOWN.get() / SHARDS).unwrap_or(NonZeroUsize::MIN);
+        let shard = || {
+            // Unbounded to the map, which otherwise reserves room for all at once.
+            let small = LruCache::unbounded();
+            Mutex::new(Shard { active: HashMap::new(), kept: LruCache::new(kept), small, known })
+        };
         Ways { enabled, shards: std::array::from_fn(|_| shard()) }
-    }
-
-    pub(super) fn enabled(&self) -> bool {
-        self.enabled
     }
 
     fn shard(&self, node: NodeId) -> &Mutex<Shard> {
@@ -85,18 +118,20 @@ impl Ways {
 
     /// Counts an open of `node` and says which way it goes.
     ///
-    /// `register` makes a new backing id where none is kept.
+    /// `look` opens the file where no backing id is kept, and says what suits it; told false, the
+    /// page cache does not.
     pub(super) fn open(
         &self,
         node: NodeId,
         flags: OpenFlags,
-        register: impl FnOnce() -> io::Result<BackingId>,
+        look: impl FnOnce(bool) -> io::Result<Suited>,
     ) -> Route {
         if !self.enabled {
-            return Route::PageCache;
+            // All changes come through this kernel's pages.
+            return Route::PageCache { keep: true };
         }
         let mut shard = self.shard(node).lock();
-        let Shard { active, kept } = &mut *shard;
+        let Shard { active, kept, small, known } = &mut *shard;
         let active = match active.entry(node.0) {
             Entry::Occupied(entry) => {
                 let active = entry.into_mut();
@@ -104,29 +139,51 @@ impl Ways {
                 active
             }
             Entry::Vacant(entry) => {
-                let way = if flags.contains(OpenFlags::READ | OpenFlags::WRITE) {
-                    // It may be mapped, and what is stored through the mapping must be seen by the
-                    // daemon too.
-                    Way::PageCache
+                // One that is read and written may be mapped, and what is stored through the mapping
+                // must be seen by the daemon too.
+                let pages = if flags.contains(OpenFlags::WRITE) {
+                    flags.contains(OpenFlags::READ)
                 } else {
-                    Way::Around(None)
+                    small.get(&node.0).is_some()
                 };
+                let way = if pages { Way::PageCache } else { Way::Around(None) };
                 entry.insert(Active { way, opens: 1 })
             }
         };
         match &mut active.way {
-            Way::PageCache => Route::PageCache,
-            Way::Around(id) if !flags.contains(OpenFlags::READ) => Route::Direct(id.clone()),
+            Way::PageCache => Route::PageCache { keep: small.contains(&node.0) },
+            Way::Around(id) if !flags.contains(OpenFlags::READ) => {
+                small.pop(&node.0);
+                Route::Direct(id.clone())
+            }
             Way::Around(Some(id)) => Route::Passthrough(id.clone()),
-            Way::Around(none) => match kept_or_new(kept, node, register) {
-                Some(id) => Route::Passthrough(none.insert(id).clone()),
-                // Nobody can tell the page cache of what goes around it.
-                None if active.opens > 1 => Route::Direct(None),
-                None => {
-                    active.way = Way::PageCache;
-                    Route::PageCache
+            Way::Around(none) => {
+                if let Some(id) = kept.get(&node.0) {
+                    return Route::Passthrough(none.insert(id.clone()).clone());
                 }
-            },
+                match look(active.opens == 1) {
+                    Ok(Suited::Passthrough(id)) => {
+                        let id = none.insert(Arc::new(id)).clone();
+                        kept.put(node.0, id.clone());
+                        Route::Passthrough(id)
+                    }
+                    // Nobody can tell the page cache of what goes around it.
+                    _ if active.opens > 1 => Route::Direct(None),
+                    Ok(Suited::PageCache) => {
+                        if small.len() >= known.get() {
+                            small.pop_lru();
+                        }
+                        small.put(node.0, ());
+                        active.way = Way::PageCache;
+                        Route::PageCache { keep: false }
+                    }
+                    Err(error) => {
+                        tracing::debug!(node = node.0, %error, "no passthrough for this file");
+                        active.way = Way::PageCache;
+                        Route::PageCache { keep: false }
+                    }
+                }
+            }
         }
     }
 
@@ -144,31 +201,12 @@ impl Ways {
         }
     }
 
-    /// The kernel does not know `node` any more: its backing id is not kept.
+    /// The kernel does not know `node` any more: nothing is kept for it.
     pub(super) fn forget(&self, node: NodeId) {
         if self.enabled {
-            self.shard(node).lock().kept.pop(&node.0);
-        }
-    }
-}
-
-fn kept_or_new(
-    kept: &mut LruCache<u64, Arc<BackingId>>,
-    node: NodeId,
-    register: impl FnOnce() -> io::Result<BackingId>,
-) -> Option<Arc<BackingId>> {
-    if let Some(id) = kept.get(&node.0) {
-        return Some(id.clone());
-    }
-    match register() {
-        Ok(id) => {
-            let id = Arc::new(id);
-            kept.put(node.0, id.clone());
-            Some(id)
-        }
-        Err(error) => {
-            tracing::debug!(node = node.0, %error, "no passthrough for this file");
-            None
+            let mut shard = self.shard(node).lock();
+            shard.kept.pop(&node.0);
+            shard.small.pop(&node.0);
         }
     }
 }

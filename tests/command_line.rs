@@ -1,0 +1,297 @@
+//! What scripts rely on: exit codes, JSON documents, and what each command waits for.
+
+mod common;
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Mount, Run, Tree, binary, needs_root};
+
+/// A process that has its working directory in a mount.
+struct Squatter(Child);
+
+impl Squatter {
+    fn new(directory: &Path) -> Squatter {
+        let mut command = Command::new("sleep");
+        command.arg("60").current_dir(directory).stdin(Stdio::null());
+        Squatter(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Squatter {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn is_mounted(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.lines().any(|line| line.split(' ').nth(4) == path.to_str())
+}
+
+#[track_caller]
+fn within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + limit;
+    while !is_so() {
+        assert!(Instant::now() < until, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn background_daemon_keeps_nothing_of_its_starter() {
+    let mut mount = Mount::builder().background().mount();
+    mount.unmount();
+    // `cat` ends only when nobody has the other end of its pipe any more.
+    Run::shell(
+        r#"{ "$0" mount "$1" "$2"; echo "exit code $?"; } 2>&1 3>&1 | cat; "$0" umount "$2""#,
+    )
+    .arg(binary())
+    .args([mount.store(), mount.path()])
+    .directory(mount.store())
+    .timeout(Duration::from_secs(20))
+    .succeeds()
+    .says("exit code 0");
+}
+
+#[test]
+fn store_with_a_long_and_odd_path() {
+    needs_root();
+    let home = tempfile::tempdir().unwrap();
+    let store = home.path().join("a b,c\\d#e".repeat(20)).join("ä\n".repeat(50));
+    fs::create_dir_all(&store).unwrap();
+    let mut mount = Mount::builder().store(&store).mount();
+    let store = fs::canonicalize(&store).unwrap();
+    assert_eq!(mount.status()["store"].as_str(), store.to_str());
+    mount.cachefs(["status"]).arg(&store).succeeds().says("good");
+    mount.unmount();
+}
+
+#[test]
+fn status_is_as_documented() {
+    let mount = Mount::new();
+    fs::write(mount.path().join("file"), "x").unwrap();
+    let status = mount.status();
+    assert_eq!(status["mountpoint"].as_str(), mount.path().to_str());
+    assert_eq!(status["pid"], mount.pid());
+    assert_eq!(status["access"], "shared");
+    assert!(status["degraded"].is_null());
+    assert!(status["hits"].is_u64() && status["misses"].is_u64());
+    assert!(status["kernel"]["passthrough"].is_boolean());
+    assert_eq!(status["requests"]["create"], 1);
+    let by_store = mount.cachefs(["status", "--json"]).arg(mount.store()).succeeds();
+    let by_store: serde_json::Value = serde_json::from_str(&by_store.stdout).unwrap();
+    assert_eq!(by_store["version"], 1);
+    assert_eq!(by_store["mounts"][0]["pid"], mount.pid());
+    mount
+        .cachefs(["status", "/nowhere"])
+        .exits_with(1)
+        .says("neither the mountpoint nor the store");
+}
+
+#[test]
+fn env_is_for_eval() {
+    let mount = Mount::new();
+    let said = Run::shell(r#"eval "$("$0" env "$1")"; echo "$UV_CACHE_DIR""#)
+        .arg(binary())
+        .arg(mount.path())
+        .succeeds();
+    assert_eq!(Path::new(said.stdout.trim_end()), mount.path().join("uv"));
+    for shell in ["fish", "powershell"] {
+        mount.cachefs(["env", "--shell", shell]).arg(mount.path()).succeeds().says("PIP_CACHE_DIR");
+    }
+    mount.cachefs(["env", "--shell", "cobol"]).exits_with(2);
+}
+
+#[test]
+fn umount_names_who_is_busy() {
+    let mut mount = Mount::new();
+    let squatter = Squatter::new(mount.path());
+    let said = mount.cachefs(["umount"]).arg(mount.path()).exits_with(1);
+    said.says(&format!("sleep (pid {}, working directory)", squatter.0.id())).says("--lazy");
+    assert!(is_mounted(mount.path()));
+    drop(squatter);
+    mount.unmount();
+    // The store is free as soon as `umount` returns.
+    mount.mount_again();
+    mount.unmount();
+}
+
+#[test]
+fn umount_in_the_hands_of_someone_else_is_refused() {
+    needs_root();
+    let mount = Mount::new();
+    let program = mount.beside("program").join("cachefs");
+    fs::copy(binary(), &program).unwrap();
+    Run::new(program)
+        .arg("umount")
+        .arg(mount.path())
+        .user(1000)
+        .exits_with(1)
+        .says("not permitted");
+    assert!(is_mounted(mount.path()));
+}
+
+#[test]
+fn lazy_umount_lets_those_finish_who_are_there() {
+    let mount = Mount::builder().background().mount();
+    let (path, store) = (mount.path().to_owned(), mount.store().to_owned());
+    fs::write(path.join("file"), "kept").unwrap();
+    let open = fs::File::open(path.join("file")).unwrap();
+    mount.cachefs(["umount", "--lazy"]).arg(&path).succeeds().says("until the last open file");
+    assert!(!is_mounted(&path));
+    assert_eq!(std::io::read_to_string(&open).unwrap(), "kept");
+    let socket = store.join(".cachefs/control.sock");
+    assert!(socket.exists());
+    drop(open);
+    within(Duration::from_secs(10), "the daemon ends", || !socket.exists());
+    // For what the harness expects to unmount.
+    Run::new(binary()).arg("mount").args([&store, &path]).succeeds();
+}
+
+#[test]
+fn umount_clears_what_a_dead_daemon_has_left() {
+    needs_root();
+    let home = tempfile::tempdir().unwrap();
+    let (store, path) = (home.path().join("s"), home.path().join("m"));
+    Run::new(binary()).arg("mount").args([&store, &path]).succeeds();
+    let pid = fs::read_to_string(store.join(".cachefs/lock")).unwrap();
+    Run::shell("kill -9 $0; while [ -e /proc/$0 ]; do sleep 0.01; done").arg(pid.trim()).succeeds();
+    Run::new(binary()).arg("status").arg(&path).succeeds().says("no daemon serves the store");
+    Run::new(binary()).arg("umount").arg(&path).succeeds();
+    assert!(!is_mounted(&path));
+}
+
+#[test]
+fn signals_unmount() {
+    for (signal, number) in [("TERM", "SIGTERM"), ("INT", "SIGINT")] {
+        let mut mount = Mount::new();
+        Run::shell(format!("kill -{signal} {}", mount.pid())).succeeds();
+        within(Duration::from_secs(4), "unmounted", || !is_mounted(mount.path()));
+        within(Duration::from_secs(4), "logged", || mount.log().contains("unmounted"));
+        assert!(mount.log().contains(number), "{}", mount.log());
+        let lock = mount.store().join(".cachefs/lock");
+        within(Duration::from_secs(4), "let go of", || fs::read(&lock).unwrap().is_empty());
+        mount.kill();
+    }
+}
+
+#[test]
+fn a_signal_unmounts_lazily_what_stays_busy() {
+    let mut mount = Mount::new();
+    let squatter = Squatter::new(mount.path());
+    Run::shell(format!("kill -TERM {}", mount.pid())).succeeds();
+    within(Duration::from_secs(12), "unmounted", || !is_mounted(mount.path()));
+    assert!(mount.log().contains(&format!("sleep (pid {}", squatter.0.id())), "{}", mount.log());
+    drop(squatter);
+    within(Duration::from_secs(4), "ended", || mount.log().contains("unmounted mountpoint"));
+    mount.kill();
+}
+
+#[test]
+fn the_service_manager_is_told() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut mount = Mount::builder().env("NOTIFY_SOCKET", &path).mount();
+    let next = || {
+        let mut text = [0; 256];
+        let length = socket.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    assert_eq!(next(), format!("READY=1\nMAINPID={}", mount.pid()));
+    mount.unmount();
+    assert_eq!(next(), "STOPPING=1");
+}
+
+#[test]
+fn adopted_directory_is_given_back() {
+    let home = tempfile::tempdir().unwrap();
+    let store = home.path().join("store");
+    fs::create_dir_all(store.join("deep/er")).unwrap();
+    fs::write(store.join("deep/er/file"), "x").unwrap();
+    let before = Tree::of(&store);
+    let mut mount = Mount::builder().store(&store).mount();
+    before.assert_same(&Tree::of(mount.path()));
+    mount.unmount();
+    fs::remove_dir_all(store.join(".cachefs")).unwrap();
+    before.assert_same(&Tree::of(&store));
+}
+
+#[test]
+fn check_says_whether_all_is_fit() {
+    needs_root();
+    let home = tempfile::tempdir().unwrap();
+    let said = Run::new(binary()).args(["check", "--json"]).arg(home.path()).succeeds();
+    let document: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(document["version"], 1);
+    assert_eq!(document["fit"], true);
+    assert!(document["findings"].as_array().unwrap().len() > 5);
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "check changes nothing");
+    Run::new(binary()).args(["check", "/no/where"]).exits_with(1).says("-> create the parent");
+}
+
+#[test]
+fn the_demonstration_works_and_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    Run::new(binary())
+        .arg("try")
+        .env("TMPDIR", home.path())
+        .succeeds()
+        .says("400 lines, none lost")
+        .says("nothing of it is left");
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_demonstration_works_without_privileges() {
+    needs_root();
+    common::needs("fusermount3");
+    let home = tempfile::tempdir().unwrap();
+    // A device that everyone may open, as distributions have it, whatever this machine's is like.
+    let script = r#"
+        chmod 755 "$1"; cp "$0" "$1/cachefs"; mkdir "$1/dev" "$1/tmp"; chmod 1777 "$1/tmp"
+        mount -t tmpfs none "$1/dev"; mknod "$1/dev/fuse" c 10 229; chmod 666 "$1/dev/fuse"
+        mount --bind "$1/dev/fuse" /dev/fuse
+        cd "$1"; exec setpriv --reuid 1000 --regid 1000 --clear-groups \
+            env HOME="$1/tmp" TMPDIR="$1/tmp" "$1/cachefs" try
+    "#;
+    Run::new("unshare")
+        .args(["-m", "--propagation", "private", "sh", "-ec", script])
+        .arg(binary())
+        .arg(home.path())
+        .succeeds()
+        .says("nothing of it is left");
+}
+
+#[test]
+fn mount_finds_the_helper() {
+    needs_root();
+    let home = tempfile::tempdir().unwrap();
+    // In a mount namespace of its own, with an /sbin that has the program and the helper as well.
+    let script = r#"
+        mkdir "$1/sbin"; cp "$0" "$1/sbin/cachefs"; cp "$2" "$1/sbin/mount.cachefs"
+        mount -t overlay -o "lowerdir=$1/sbin:/sbin" none /sbin
+        mount -t cachefs -o rw,nosuid,access=posix,x-test=1 "$1/store" "$1/mount"
+        echo here > "$1/mount/file"; cat "$1/store/file"
+        cachefs status "$1/mount" | grep 'access posix'
+        mount -t cachefs -o nonsense "$1/store2" "$1/mount2" || echo "exit code $?"
+        mount -t cachefs "$1/no/where" "$1/mount2" || echo "exit code $?"
+        umount "$1/mount"
+        ls -A "$1/mount"; [ ! -e "$1/mount2" ]
+    "#;
+    let helper = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/mount.cachefs");
+    Run::new("unshare")
+        .args(["-m", "--propagation", "private", "sh", "-ec", script])
+        .arg(binary())
+        .args([home.path(), &helper])
+        .succeeds()
+        .says("here")
+        .says("exit code 1")
+        .says("exit code 32");
+}
