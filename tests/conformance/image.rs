@@ -17,6 +17,9 @@ pub(crate) enum Filesystem {
     Overlay,
 }
 
+/// What `lowered/file` holds, which lies in the lower directory of an overlay.
+pub(crate) const LOWERED: &str = "was there before";
+
 /// A mounted filesystem, that is gone with its value.
 pub(crate) struct Image {
     place: tempfile::TempDir,
@@ -27,13 +30,18 @@ impl Image {
     /// A new filesystem of that many MiB.
     #[track_caller]
     pub(crate) fn new(filesystem: Filesystem, mebibytes: u64) -> Self {
+        Self::with(filesystem, mebibytes, &[])
+    }
+
+    /// The same with words more for `mkfs`.
+    #[track_caller]
+    pub(crate) fn with(filesystem: Filesystem, mebibytes: u64, words: &[&str]) -> Self {
         needs_root();
         let place = tempfile::Builder::new().prefix("cachefs-image-").tempdir().unwrap();
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut image = Self { place, mountpoints: Vec::new() };
         let (name, make): (_, &[&str]) = match filesystem {
-            // No zeroing in the background: it would go on for as long as the test.
-            Filesystem::Ext4 => ("ext4", &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"]),
+            Filesystem::Ext4 => ("ext4", &["-q", "-E", "lazy_itable_init=1,lazy_journal_init=1"]),
             Filesystem::Xfs => ("xfs", &["-q"]),
             Filesystem::Btrfs => ("btrfs", &["-q"]),
             Filesystem::Tmpfs => {
@@ -43,9 +51,10 @@ impl Image {
             Filesystem::Overlay => {
                 image.mount("tmpfs", "tmpfs", &format!("mode=755,size={mebibytes}m"), "base");
                 let base = image.place.path().join("base");
-                for directory in ["lower", "upper", "work"] {
-                    fs::create_dir(base.join(directory)).unwrap();
+                for directory in ["lower/lowered", "upper", "work"] {
+                    fs::create_dir_all(base.join(directory)).unwrap();
                 }
+                fs::write(base.join("lower/lowered/file"), LOWERED).unwrap();
                 let base = base.display();
                 let options =
                     format!("lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work");
@@ -55,8 +64,10 @@ impl Image {
         };
         let file = image.place.path().join("image");
         File::create(&file).unwrap().set_len(mebibytes << 20).unwrap();
-        Run::new(needs(&format!("mkfs.{name}"))).args(make).arg(&file).succeeds();
-        image.mount(name, file.to_str().unwrap(), "loop", "root");
+        Run::new(needs(&format!("mkfs.{name}"))).args(make).args(words).arg(&file).succeeds();
+        // The file holds zeros already; zeroing them again would go on for as long as the test.
+        let options = if name == "ext4" { "loop,noinit_itable" } else { "loop" };
+        image.mount(name, file.to_str().unwrap(), options, "root");
         image
     }
 

@@ -10,6 +10,6 @@ mod place;
 mod random;
 
 pub(crate) use agent::{Agent, Answer, serve};
-pub(crate) use image::{Filesystem, Image};
+pub(crate) use image::{Filesystem, Image, LOWERED};
 pub(crate) use place::{Place, drop_caches, everywhere, on_one};
 pub(crate) use random::Random;
