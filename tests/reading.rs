@@ -34,7 +34,10 @@ fn a_file_written_in_place_between_readings_is_read_anew() {
         for byte in *b"bcd" {
             holds(&path, &fs::read(mount.store().join(format!("file-{size}"))).unwrap());
             to_write(&path).write_all_at(&content(byte, size), 0).unwrap();
-            holds(&path, &content(byte, size));
+            // A small file goes another way each of the first times.
+            for _ in 0..3 {
+                holds(&path, &content(byte, size));
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use fuser::{FileHandle, FopenFlags, Generation, INodeNo, LockOwner};
 use super::convert;
 use super::counters::{Counters, Op};
 use super::negotiate;
-use super::passthrough::{Route, Suited, Ways, is_small};
+use super::passthrough::{Registered, Route, Ways, is_small};
 use super::slow::Pool;
 use crate::{
     AllocateFlags, Caller, Entry, Errno, HandleId, Listed, ListingSink, Lookup, Name, NodeId,
@@ -71,14 +71,12 @@ impl<V: Volume> Adapter<V> {
         opened: &Opened,
         open_backing: impl FnOnce(&std::fs::File) -> std::io::Result<fuser::BackingId>,
     ) -> (Option<Arc<fuser::BackingId>>, FopenFlags) {
-        let route = self.ways.open(node, flags, |pages| {
+        let route = self.ways.open(node, flags, || {
             let file = self
                 .ask(Op::Backing, |volume| volume.backing(opened.handle))
                 .map_err(|errno| std::io::Error::from_raw_os_error(errno.raw()))?;
-            if pages && is_small(file.metadata()?.len()) {
-                return Ok(Suited::PageCache);
-            }
-            open_backing(&file).map(Suited::Passthrough)
+            let small = is_small(file.metadata()?.len());
+            open_backing(&file).map(|id| Registered { id, small })
         });
         let mut answer = FopenFlags::empty();
         answer.set(FopenFlags::FOPEN_NOFLUSH, !opened.wants_flush);

@@ -9,9 +9,10 @@
 //! reads it through this open, and the kernel asks for `security.capability` before it writes to
 //! its own pages, but not before it hands the bytes on.
 //!
-//! A small file is read through the page cache although it could be passed through: opening it
-//! again is then cheaper by a third (nothing is opened below), and a `stat` after reading asks
-//! nobody, whereas each passed-through read makes the kernel doubt the time of last access.
+//! A small file is passed through the first time, which asks least, and read through the page cache
+//! from the second time on: opening it is then cheaper by a third (nothing is opened below), and a
+//! `stat` after reading asks nobody, whereas each passed-through read makes the kernel doubt the time
+//! of last access.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -74,18 +75,25 @@ struct Active {
 struct Shard {
     active: HashMap<u64, Active>,
     kept: LruCache<u64, Arc<BackingId>>,
-    /// Small files whose pages nobody has gone around since they were read.
-    small: LruCache<u64, ()>,
+    /// Small files that were opened, and not gone around by a writer since.
+    small: LruCache<u64, Seen>,
     /// At most so many of them.
     known: NonZeroUsize,
 }
 
-/// What a file that is opened for reading turns out to be.
-pub(super) enum Suited {
-    /// It is passed through by this.
-    Passthrough(BackingId),
-    /// It is small, and the page cache is the better way.
-    PageCache,
+/// What happened to a small file so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// It was passed through.
+    Once,
+    /// Its pages in the kernel are true.
+    InPages,
+}
+
+/// How a file that was opened for reading is passed through.
+pub(super) struct Registered {
+    pub(super) id: BackingId,
+    pub(super) small: bool,
 }
 
 /// Whether a file of this many bytes is better read through the page cache.
@@ -118,13 +126,12 @@ impl Ways {
 
     /// Counts an open of `node` and says which way it goes.
     ///
-    /// `look` opens the file where no backing id is kept, and says what suits it; told false, the
-    /// page cache does not.
+    /// `register` makes a new backing id where none is kept.
     pub(super) fn open(
         &self,
         node: NodeId,
         flags: OpenFlags,
-        look: impl FnOnce(bool) -> io::Result<Suited>,
+        register: impl FnOnce() -> io::Result<Registered>,
     ) -> Route {
         if !self.enabled {
             // All changes come through this kernel's pages.
@@ -151,7 +158,11 @@ impl Ways {
             }
         };
         match &mut active.way {
-            Way::PageCache => Route::PageCache { keep: small.contains(&node.0) },
+            Way::PageCache => {
+                // Told not to keep its pages, the kernel drops them now.
+                let before = small.get_mut(&node.0).map(|s| std::mem::replace(s, Seen::InPages));
+                Route::PageCache { keep: before == Some(Seen::InPages) }
+            }
             Way::Around(id) if !flags.contains(OpenFlags::READ) => {
                 small.pop(&node.0);
                 Route::Direct(id.clone())
@@ -161,22 +172,21 @@ impl Ways {
                 if let Some(id) = kept.get(&node.0) {
                     return Route::Passthrough(none.insert(id.clone()).clone());
                 }
-                match look(active.opens == 1) {
-                    Ok(Suited::Passthrough(id)) => {
+                match register() {
+                    Ok(Registered { id, small: is_small }) => {
                         let id = none.insert(Arc::new(id)).clone();
-                        kept.put(node.0, id.clone());
+                        if is_small {
+                            if small.len() >= known.get() {
+                                small.pop_lru();
+                            }
+                            small.put(node.0, Seen::Once);
+                        } else {
+                            kept.put(node.0, id.clone());
+                        }
                         Route::Passthrough(id)
                     }
                     // Nobody can tell the page cache of what goes around it.
-                    _ if active.opens > 1 => Route::Direct(None),
-                    Ok(Suited::PageCache) => {
-                        if small.len() >= known.get() {
-                            small.pop_lru();
-                        }
-                        small.put(node.0, ());
-                        active.way = Way::PageCache;
-                        Route::PageCache { keep: false }
-                    }
+                    Err(_) if active.opens > 1 => Route::Direct(None),
                     Err(error) => {
                         tracing::debug!(node = node.0, %error, "no passthrough for this file");
                         active.way = Way::PageCache;
