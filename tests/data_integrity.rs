@@ -11,15 +11,39 @@ use common::{Mount, Run, needs, tool};
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// fsx with `operations` random reads, writes, truncations, mappings and so on, on one file.
-fn fsx(directory: &Path, artifacts: &Path, seed: u32, operations: u32) {
-    let name = format!("fsx-{seed}");
-    Run::new(tool("fsx"))
-        .args(["-q", "-N", &operations.to_string(), "-S", &seed.to_string(), "-P"])
-        .arg(artifacts)
-        .arg(directory.join(name))
-        .timeout(LONG)
-        .succeeds();
+/// fsx's own weights, but for syncing, which would have it wait for the disk every other time.
+const WEIGHTS: &str = "
+    nomsyncafterwrite = true
+    [weights]
+    read = 10
+    write = 10
+    mapread = 10
+    mapwrite = 10
+    truncate = 10
+    fsync = 0.05
+";
+
+/// How many operations one fsx does: it never unmaps what it has mapped, and gets slower and slower.
+const AT_ONCE: u32 = 5_000;
+
+/// `operations` random reads, writes, truncations, mappings and so on, by one fsx after the other, each
+/// on a file that `prepare` may open meanwhile.
+fn fsx<Held>(mount: &Mount, operations: u32, prepare: impl Fn(&Path) -> Held) {
+    let artifacts = mount.beside("artifacts");
+    let configuration = artifacts.join("weights.toml");
+    std::fs::write(&configuration, WEIGHTS).unwrap();
+    for seed in 1..=operations / AT_ONCE {
+        let path = mount.path().join(format!("fsx-{seed}"));
+        let _held = prepare(&path);
+        Run::new(tool("fsx"))
+            .args(["-q", "-N", &AT_ONCE.to_string(), "-S", &seed.to_string(), "-P"])
+            .arg(&artifacts)
+            .arg("-f")
+            .arg(&configuration)
+            .arg(path)
+            .timeout(LONG)
+            .succeeds();
+    }
 }
 
 fn mounted(options: &[&str]) -> Mount {
@@ -29,8 +53,7 @@ fn mounted(options: &[&str]) -> Mount {
 #[test]
 fn fsx_through_the_page_cache() {
     let mount = mounted(&[]);
-    let artifacts = mount.beside("artifacts");
-    fsx(mount.path(), &artifacts, 1, 50_000);
+    fsx(&mount, 50_000, |_| ());
     let requests = mount.status()["requests"].clone();
     assert!(requests["write"].as_u64().unwrap() > 5_000, "{requests}");
 }
@@ -38,14 +61,11 @@ fn fsx_through_the_page_cache() {
 #[test]
 fn fsx_by_passthrough() {
     let mount = mounted(&[]);
-    let artifacts = mount.beside("artifacts");
-    for seed in [3, 4] {
-        // Open for reading all the while, the file keeps to passthrough, for writers as well.
-        let path = mount.path().join(format!("fsx-{seed}"));
-        File::create(&path).unwrap();
-        let _reader = File::open(&path).unwrap();
-        fsx(mount.path(), &artifacts, seed, 100_000);
-    }
+    // Open for reading all the while, a file keeps to passthrough, for writers as well.
+    fsx(&mount, 200_000, |path| {
+        File::create(path).unwrap();
+        File::open(path).unwrap()
+    });
     let requests = mount.status()["requests"].clone();
     assert_eq!(requests["write"], 0, "{requests}");
     assert_eq!(requests["read"], 0, "{requests}");
@@ -54,7 +74,7 @@ fn fsx_by_passthrough() {
 #[test]
 fn fsx_without_passthrough() {
     let mount = mounted(&["--no-passthrough"]);
-    fsx(mount.path(), &mount.beside("artifacts"), 5, 200_000);
+    fsx(&mount, 200_000, |_| ());
 }
 
 fn fio(mount: &Mount, words: &[&str]) {
