@@ -77,6 +77,24 @@ fn a_daemon_that_hangs_is_ended_by_the_watchdog() {
 }
 
 #[test]
+fn a_mount_goes_with_the_thread_that_made_it() {
+    let maker = std::thread::spawn(|| {
+        let mount = Mount::new();
+        let (path, pid) = (mount.path().to_owned(), mount.pid());
+        // As if the whole test had been killed: nothing is dropped.
+        std::mem::forget(mount);
+        (path, pid)
+    });
+    let (path, pid) = maker.join().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while is_mounted(&path) || runs(pid) {
+        assert!(Instant::now() < deadline, "{} is left behind", path.display());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    fs::remove_dir_all(path.parent().unwrap()).unwrap();
+}
+
+#[test]
 fn a_command_that_takes_too_long_is_ended_with_its_descendants() {
     let place = tempfile::tempdir().unwrap();
     let script = "sleep 600 & echo $! >child; wait";

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use super::run::{kill_group, wait};
+use super::run::{ends_with_its_starter, kill_group, wait};
 use super::{Finished, Run, binary};
 
 /// How long a daemon may take until its mount answers, or until it has gone.
@@ -287,6 +287,8 @@ impl Mount {
             .arg("--foreground")
             .stdout(Stdio::from(self.open_log()))
             .stderr(Stdio::from(self.open_log()));
+        // It unmounts by itself then. So a mount must not outlive the thread of the test that made it.
+        ends_with_its_starter(&mut command, libc::SIGTERM);
         let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("{} can't be started: {error}", self.program.display()));

@@ -36,6 +36,7 @@ impl Run {
     pub(crate) fn of(mut command: Command) -> Self {
         // A group of its own, so that the time limit ends its descendants too and nobody else.
         command.process_group(0);
+        ends_with_its_starter(&mut command, libc::SIGKILL);
         Self { command, input: Vec::new(), timeout: Duration::from_secs(60) }
     }
 
@@ -173,6 +174,18 @@ impl fmt::Display for Finished {
         }
         writeln!(to, "--- standard output\n{}", self.stdout.trim_end())?;
         writeln!(to, "--- standard error\n{}", self.stderr.trim_end())
+    }
+}
+
+/// Has a child signalled when the thread that starts it ends, so that a test that is killed leaves nothing
+/// running behind it.
+pub(super) fn ends_with_its_starter(command: &mut Command, signal: libc::c_int) {
+    // SAFETY: prctl may be called between fork and exec, and this option takes no pointers.
+    unsafe {
+        command.pre_exec(move || match libc::prctl(libc::PR_SET_PDEATHSIG, signal) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
     }
 }
 
