@@ -77,6 +77,53 @@ fn fsx_without_passthrough() {
     fsx(&mount, 200_000, |_| ());
 }
 
+/// What fsx does not do unless it is told to: closing and opening again in between, on which the way of the
+/// bytes is chosen anew, and all that changes a file without writing to it.
+const EVERYTHING: &str = "
+    flen = 262144
+    nomsyncafterwrite = true
+    [weights]
+    close_open = 5
+    read = 10
+    write = 10
+    mapread = 10
+    mapwrite = 10
+    invalidate = 0.02
+    truncate = 5
+    fsync = 0.02
+    fdatasync = 0.02
+    posix_fallocate = 2
+    punch_hole = 2
+    sendfile = 3
+    posix_fadvise = 1
+    copy_file_range = 3
+";
+
+#[test]
+fn fsx_with_every_operation() {
+    for options in [&[][..], &["--no-passthrough"]] {
+        let mount = mounted(options);
+        let artifacts = mount.beside("artifacts");
+        let configuration = artifacts.join("fsx.toml");
+        std::fs::write(&configuration, EVERYTHING).unwrap();
+        for (seed, read_beside) in [("21", false), ("22", true)] {
+            let path = mount.path().join(seed);
+            File::create(&path).unwrap();
+            // By itself it goes through the page cache, and beside a reader by passthrough.
+            let reader = read_beside.then(|| File::open(&path).unwrap());
+            Run::new(tool("fsx"))
+                .args(["-q", "-N", "12000", "-S", seed, "-P"])
+                .arg(&artifacts)
+                .arg("-f")
+                .arg(&configuration)
+                .arg(&path)
+                .timeout(LONG)
+                .succeeds();
+            drop(reader);
+        }
+    }
+}
+
 fn fio(mount: &Mount, words: &[&str]) {
     Run::new(needs("fio"))
         .args([
@@ -104,43 +151,78 @@ fn fio_reads_what_it_wrote() {
     }
 }
 
+/// Those that write and read.
+const OF_DATA: &[&str] = &[
+    "copy-file",
+    "fallocate",
+    "fpunch",
+    "fsize",
+    "hdd",
+    "io",
+    "iomix",
+    "mmap",
+    "readahead",
+    "sendfile",
+    "sync-file",
+];
+
+/// Those for which it makes no difference which way the bytes go.
+const OF_NAMES: &[&str] = &[
+    "access",
+    "chdir",
+    "chmod",
+    "chown",
+    "dentry",
+    "dir",
+    "dirdeep",
+    "dirmany",
+    "dup",
+    "fcntl",
+    "file-ioctl",
+    "filename",
+    "flock",
+    "fstat",
+    "getdent",
+    "handle",
+    "inotify",
+    "lease",
+    "link",
+    "locka",
+    "lockf",
+    "lockofd",
+    "mknod",
+    "open",
+    "rename",
+    "symlink",
+    "touch",
+    "utime",
+    "xattr",
+];
+
+fn stress(mount: &Mount, stressors: &[&str]) {
+    for stressor in stressors {
+        // Whatever comes first ends it: so many operations, or the time, which decides nothing.
+        Run::new(needs("stress-ng"))
+            .args(stressor_words(stressor))
+            .args(["--verify", "--timeout", "3s", "--temp-path"])
+            .arg(mount.path())
+            .directory(mount.path())
+            .timeout(Duration::from_secs(150))
+            .succeeds();
+    }
+}
+
 #[test]
 fn stressors_find_no_fault() {
-    for options in [&[][..], &["--no-passthrough"]] {
-        let mount = mounted(options);
-        for stressor in [
-            "chmod",
-            "copy-file",
-            "dentry",
-            "dir",
-            "dirdeep",
-            "fallocate",
-            "filename",
-            "flock",
-            "fstat",
-            "hdd",
-            "io",
-            "link",
-            "lockf",
-            "mmap",
-            "open",
-            "readahead",
-            "rename",
-            "sendfile",
-            "symlink",
-            "touch",
-            "utime",
-            "xattr",
-        ] {
-            Run::new(needs("stress-ng"))
-                .args(stressor_words(stressor))
-                .args(["--verify", "--timeout", "60s", "--temp-path"])
-                .arg(mount.path())
-                .directory(mount.path())
-                .timeout(Duration::from_secs(150))
-                .succeeds();
-        }
-    }
+    // `access` is about owners and modes, which by default keep nobody out (SEMANTICS 5.1).
+    let mount = mounted(&["--access", "posix"]);
+    stress(&mount, OF_DATA);
+    stress(&mount, OF_NAMES);
+}
+
+#[test]
+fn stressors_find_no_fault_without_passthrough() {
+    stress(&mounted(&["--no-passthrough"]), OF_DATA);
 }
 
 /// So many operations that each takes some seconds at most.
@@ -148,8 +230,9 @@ fn stressor_words(stressor: &str) -> Vec<String> {
     let operations = match stressor {
         "hdd" => 4_000,
         "mmap" => 20,
-        "link" | "symlink" => 50,
-        "fallocate" | "xattr" => 100,
+        "chdir" | "inotify" => 4,
+        "link" | "symlink" | "sync-file" => 50,
+        "access" | "chown" | "fallocate" | "fsize" | "lease" | "xattr" => 100,
         "copy-file" | "io" | "readahead" | "sendfile" => 200,
         _ => 1_000,
     };

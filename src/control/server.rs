@@ -27,6 +27,10 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// A daemon that ends waits no longer for its last answers to be read.
 const FINISH_TIME: Duration = Duration::from_secs(1);
 
+/// Nor for what it was told to do to be done: to unmount takes seconds where the kernel has a million
+/// inodes to let go of, and whoever asked for it waits for the answer.
+const CARRY_OUT_TIME: Duration = Duration::from_secs(60);
+
 /// What the socket's clients are served with. Called outside the event loop: may wait.
 pub trait Service: Send + Sync + 'static {
     /// The `ok` part of a `status` answer.
@@ -61,13 +65,15 @@ pub struct Server {
     room: Arc<Semaphore>,
     /// A permit for each answer that is being made or sent.
     answering: Arc<Semaphore>,
+    /// A permit for each command that is being carried out.
+    working: Arc<Semaphore>,
 }
 
 impl Server {
     /// Answers with what `service` says.
     pub fn new(service: Arc<dyn Service>) -> Server {
         let semaphore = || Arc::new(Semaphore::new(CLIENTS));
-        Server { service, room: semaphore(), answering: semaphore() }
+        Server { service, room: semaphore(), answering: semaphore(), working: semaphore() }
     }
 
     /// Answers for ever; to be run in a tokio runtime with time and I/O.
@@ -104,6 +110,11 @@ impl Server {
 
     /// Waits until the answers that are on their way have been sent, and makes no more.
     pub async fn finish(&self) {
+        // The permits go back at once, so that nobody who was a moment late is left without an answer.
+        let idle = self.working.acquire_many(CLIENTS as u32);
+        if timeout(CARRY_OUT_TIME, idle).await.is_err() {
+            tracing::warn!("ends while a command is still being carried out");
+        }
         let all = self.answering.acquire_many(CLIENTS as u32);
         if let Ok(Ok(all)) = timeout(FINISH_TIME, all).await {
             all.forget();
@@ -147,11 +158,72 @@ impl Server {
         if !command.only_reads() && peer != 0 && peer != owner {
             return Err(format!("not permitted for user {peer}; run as root or as user {owner}"));
         }
+        let Ok(_working) = self.working.acquire().await else {
+            return Err("the daemon ends".to_owned());
+        };
         let service = self.service.clone();
         let work = tokio::task::spawn_blocking(move || match command {
             Command::Status => Ok(service.status()),
             Command::Unmount { lazy } => service.unmount(lazy).map(|()| json!({})),
         });
         work.await.unwrap_or_else(|_| Err("the daemon failed at this; its log says why".into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// Unmounting takes until the test says so.
+    struct Slow {
+        begun: Mutex<Sender<()>>,
+        go_on: Mutex<Receiver<()>>,
+    }
+
+    impl Service for Slow {
+        fn status(&self) -> Value {
+            json!({})
+        }
+        fn unmount(&self, _lazy: bool) -> Result<(), String> {
+            self.begun.lock().unwrap().send(()).unwrap();
+            self.go_on.lock().unwrap().recv().unwrap();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_ends_answers_who_made_it_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = std::fs::File::open(folder.path()).unwrap();
+        let bound = bind(std::os::fd::AsFd::as_fd(&directory)).unwrap();
+        let ((begun, has_begun), (may_go_on, go_on)) = (channel(), channel());
+        let service = Slow { begun: Mutex::new(begun), go_on: Mutex::new(go_on) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let server = Server::new(Arc::new(service));
+        let path = folder.path().join(SOCKET);
+        let client = std::thread::spawn(move || {
+            let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+            stream.write_all(Command::Unmount { lazy: false }.to_line().as_bytes()).unwrap();
+            let mut answer = vec![0; 1024];
+            let length = stream.read(&mut answer).unwrap();
+            String::from_utf8_lossy(&answer[..length]).into_owned()
+        });
+        runtime.block_on(async {
+            tokio::spawn(server.clone().serve(bound));
+            tokio::task::spawn_blocking(move || has_begun.recv().unwrap()).await.unwrap();
+            // Longer than sending may take: the end has to wait for the work first.
+            let patience = FINISH_TIME * 2;
+            let finished = timeout(patience, server.finish()).await;
+            assert!(finished.is_err(), "it ended before the command was carried out");
+            may_go_on.send(()).unwrap();
+            server.finish().await;
+        });
+        drop(runtime);
+        let answer = client.join().unwrap();
+        assert!(answer.contains("ok"), "{answer:?}");
     }
 }
