@@ -54,15 +54,14 @@ pub enum MountError {
     )]
     NoDevice(io::Error),
     /// Mounting needs a privilege that this process lacks.
-    #[error(
-        "not permitted to mount on {mountpoint}: {reason}; run as root, or install fuse3 so that \
-         `fusermount3` can mount for you"
-    )]
+    #[error("not permitted to mount on {mountpoint}: {reason}; run as root, or {mend}")]
     NotPermitted {
         /// Where.
         mountpoint: PathBuf,
         /// What was tried, and the answer.
         reason: String,
+        /// What would let a user mount.
+        mend: &'static str,
     },
     /// Mounting failed.
     #[error("can't mount on {mountpoint}: {error}")]

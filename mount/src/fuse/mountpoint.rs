@@ -92,6 +92,7 @@ pub(super) fn mount(mountpoint: &Path, options: &Options) -> Result<(Place, Owne
                     return Err(MountError::NotPermitted {
                         mountpoint,
                         reason: format!("mount(2): {error}; fusermount3: {by_helper}"),
+                        mend: what_lets_a_user_mount(&by_helper),
                     });
                 }
             }
@@ -129,6 +130,17 @@ fn mount_directly(mountpoint: &Path, options: &Options) -> io::Result<OwnedFd> {
     // just looked at.
     rustix::mount::mount(options.source.as_os_str(), mountpoint, FS_TYPE, flags, data.as_c_str())?;
     Ok(device)
+}
+
+fn what_lets_a_user_mount(by_helper: &io::Error) -> &'static str {
+    let read_write = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
+    if by_helper.kind() == io::ErrorKind::NotFound {
+        "install fuse3, whose `fusermount3` mounts for users"
+    } else if rustix::fs::access("/dev/fuse", read_write).is_err() {
+        "let users open the device (`chmod a+rw /dev/fuse`)"
+    } else {
+        "do what fusermount3 says"
+    }
 }
 
 /// Whether `fusermount3` lets a user open a mount to others.
