@@ -79,6 +79,19 @@ struct Shard {
     small: LruCache<u64, Seen>,
     /// At most so many of them.
     known: NonZeroUsize,
+    /// Files that were passed through while the kernel has known them.
+    passed: HashMap<u64, Passed>,
+}
+
+/// What may be left of a passthrough whose descriptors are closed: a mapping holds the store's file
+/// and not this mount's, so that nobody tells us how long it lives. It keeps the kernel from
+/// forgetting the node, at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passed {
+    /// Mappings that see what is in the store's file, not what is stored in pages of this mount.
+    Read,
+    /// Mappings, too, whose stores the pages of this mount do not see.
+    Written,
 }
 
 /// What happened to a small file so far.
@@ -101,44 +114,14 @@ pub(super) fn is_small(bytes: u64) -> bool {
     bytes <= SMALL
 }
 
-/// The ways of all open nodes.
-#[derive(Debug)]
-pub(super) struct Ways {
-    enabled: bool,
-    shards: [Mutex<Shard>; SHARDS],
-}
-
-impl Ways {
-    pub(super) fn new(enabled: bool) -> Ways {
-        let kept = NonZeroUsize::new(KEPT.get() / SHARDS).unwrap_or(NonZeroUsize::MIN);
-        let known = NonZeroUsize::new(SMALL_KNOWN.get() / SHARDS).unwrap_or(NonZeroUsize::MIN);
-        let shard = || {
-            // Unbounded to the map, which otherwise reserves room for all at once.
-            let small = LruCache::unbounded();
-            Mutex::new(Shard { active: HashMap::new(), kept: LruCache::new(kept), small, known })
-        };
-        Ways { enabled, shards: std::array::from_fn(|_| shard()) }
-    }
-
-    fn shard(&self, node: NodeId) -> &Mutex<Shard> {
-        &self.shards[node.0 as usize % SHARDS]
-    }
-
-    /// Counts an open of `node` and says which way it goes.
-    ///
-    /// `register` makes a new backing id where none is kept.
-    pub(super) fn open(
-        &self,
+impl Shard {
+    fn route(
+        &mut self,
         node: NodeId,
         flags: OpenFlags,
         register: impl FnOnce() -> io::Result<Registered>,
     ) -> Route {
-        if !self.enabled {
-            // All changes come through this kernel's pages.
-            return Route::PageCache { keep: true };
-        }
-        let mut shard = self.shard(node).lock();
-        let Shard { active, kept, small, known } = &mut *shard;
+        let Shard { active, kept, small, known, passed } = self;
         let active = match active.entry(node.0) {
             Entry::Occupied(entry) => {
                 let active = entry.into_mut();
@@ -148,10 +131,12 @@ impl Ways {
             Entry::Vacant(entry) => {
                 // One that is read and written may be mapped, and what is stored through the mapping
                 // must be seen by the daemon too.
-                let pages = if flags.contains(OpenFlags::WRITE) {
-                    flags.contains(OpenFlags::READ)
-                } else {
-                    small.get(&node.0).is_some()
+                let writes = flags.contains(OpenFlags::WRITE);
+                let pages = match passed.get(&node.0) {
+                    Some(Passed::Written) => false,
+                    Some(Passed::Read) if writes => false,
+                    _ if writes => flags.contains(OpenFlags::READ),
+                    _ => small.get(&node.0).is_some(),
                 };
                 let way = if pages { Way::PageCache } else { Way::Around(None) };
                 entry.insert(Active { way, opens: 1 })
@@ -196,6 +181,57 @@ impl Ways {
             }
         }
     }
+}
+
+/// The ways of all open nodes.
+#[derive(Debug)]
+pub(super) struct Ways {
+    enabled: bool,
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+impl Ways {
+    pub(super) fn new(enabled: bool) -> Ways {
+        let kept = NonZeroUsize::new(KEPT.get() / SHARDS).unwrap_or(NonZeroUsize::MIN);
+        let known = NonZeroUsize::new(SMALL_KNOWN.get() / SHARDS).unwrap_or(NonZeroUsize::MIN);
+        let shard = || {
+            // Unbounded to the map, which otherwise reserves room for all at once.
+            let small = LruCache::unbounded();
+            let (active, passed) = (HashMap::new(), HashMap::new());
+            Mutex::new(Shard { active, kept: LruCache::new(kept), small, known, passed })
+        };
+        Ways { enabled, shards: std::array::from_fn(|_| shard()) }
+    }
+
+    fn shard(&self, node: NodeId) -> &Mutex<Shard> {
+        &self.shards[node.0 as usize % SHARDS]
+    }
+
+    /// Counts an open of `node` and says which way it goes.
+    ///
+    /// `register` makes a new backing id where none is kept.
+    pub(super) fn open(
+        &self,
+        node: NodeId,
+        flags: OpenFlags,
+        register: impl FnOnce() -> io::Result<Registered>,
+    ) -> Route {
+        if !self.enabled {
+            // All changes come through this kernel's pages.
+            return Route::PageCache { keep: true };
+        }
+        let mut shard = self.shard(node).lock();
+        let route = shard.route(node, flags, register);
+        if let Route::Passthrough(_) = route {
+            if flags.contains(OpenFlags::WRITE) {
+                shard.passed.insert(node.0, Passed::Written);
+                shard.small.pop(&node.0);
+            } else {
+                shard.passed.entry(node.0).or_insert(Passed::Read);
+            }
+        }
+        route
+    }
 
     /// Takes back one [`Ways::open`].
     pub(super) fn release(&self, node: NodeId) {
@@ -217,6 +253,7 @@ impl Ways {
             let mut shard = self.shard(node).lock();
             shard.kept.pop(&node.0);
             shard.small.pop(&node.0);
+            shard.passed.remove(&node.0);
         }
     }
 }
