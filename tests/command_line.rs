@@ -295,3 +295,24 @@ fn mount_finds_the_helper() {
         .says("exit code 1")
         .says("exit code 32");
 }
+
+#[test]
+fn a_store_whose_filesystem_has_no_locks_is_told_apart_by_pid() {
+    let home = tempfile::tempdir().unwrap();
+    let trace = home.path().join("trace");
+    // No filesystem here refuses locks; the tracer answers in its place.
+    let without_locks = || {
+        let words = ["strace", "-f", "-e", "trace=flock", "-e", "inject=flock:error=ENOLCK", "-o"];
+        words.map(std::ffi::OsString::from).into_iter().chain([trace.clone().into_os_string()])
+    };
+    let mut mount = Mount::builder().wrapper(without_locks()).mount();
+    assert!(mount.log().contains("has no locks"), "{}", mount.log());
+    let daemon = fs::read_to_string(mount.store().join(".cachefs/lock")).unwrap();
+    let second = Mount::builder().store(mount.store()).wrapper(without_locks());
+    let (said, _) = second.refused();
+    said.says("in use").says(&format!("pid {}", daemon.trim()));
+    mount.unmount();
+    // The pid is taken back, so that the next daemon is welcome.
+    mount.mount_again();
+    mount.unmount();
+}
