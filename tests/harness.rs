@@ -19,6 +19,14 @@ fn runs(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
 
+/// Whether every thread of a process has stopped.
+fn is_stopped(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|thread| {
+        let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+    })
+}
+
 #[test]
 fn both_forms_of_the_daemon_mount_and_go() {
     for builder in [Mount::builder(), Mount::builder().background()] {
@@ -68,6 +76,10 @@ fn a_daemon_that_hangs_is_ended_by_the_watchdog() {
     let (path, pid) = (mount.path().to_owned(), mount.pid());
     // SAFETY: kill takes no pointers, and the daemon is our child.
     assert_eq!(unsafe { libc::kill(pid.cast_signed(), libc::SIGSTOP) }, 0);
+    // A thread that runs goes on until the signal has reached it.
+    while !is_stopped(pid) {
+        std::thread::yield_now();
+    }
     // Blocks until somebody ends it.
     fs::metadata(path.join("nobody-answers")).unwrap_err();
     let complaint = catch_unwind(AssertUnwindSafe(|| drop(mount))).unwrap_err();

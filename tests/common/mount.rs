@@ -419,10 +419,7 @@ impl Drop for Mount {
         }
         let mut complaint = String::new();
         if let Some(running) = self.running.take() {
-            if running.watchdog.fired() {
-                complaint =
-                    format!("the watchdog ended this mount after {:?}", self.builder.watchdog);
-            } else {
+            if !running.watchdog.fired() {
                 let said =
                     self.cachefs(["umount"]).arg(&self.mountpoint).timeout(PATIENCE * 2).finish();
                 if !said.status.success() {
@@ -431,6 +428,12 @@ impl Drop for Mount {
                     complaint =
                         format!("unmounted, but the daemon (pid {}) still runs", running.pid);
                 }
+            }
+            if running.watchdog.fired() {
+                complaint = format!(
+                    "the watchdog ended this mount after {:?}\n{complaint}",
+                    self.builder.watchdog
+                );
             }
             if !complaint.is_empty() {
                 detach(&self.mountpoint);
