@@ -5,6 +5,7 @@
 //! * [`cli`]: one file a command; parses, asks, prints.
 //! * [`control`]: how a command talks to a running daemon, and how the daemon answers.
 //! * [`cache`]: the engine; what each name stands for, and for whom.
+//! * [`readers`]: who is running, job by job.
 //! * [`store`]: the backing directory, which exactly one daemon owns.
 //! * [`system`]: what this machine says of mounts, processes and limits.
 //! * [`telemetry`]: where log lines go.
@@ -12,6 +13,7 @@
 pub mod cache;
 pub mod cli;
 pub mod control;
+pub mod readers;
 pub mod store;
 pub mod system;
 pub mod telemetry;

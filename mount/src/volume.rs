@@ -352,8 +352,24 @@ pub struct Space {
     pub name_max: u32,
 }
 
+/// Tells the operating system what it could not have noticed. Never to be called while a request is
+/// being answered: the operating system may hold a lock on the very directory until it has its answer.
+pub trait Notify: Send + Sync {
+    /// What `name` in `parent` stands for may have changed: it is asked for again. Whoever has it
+    /// open or works in it goes on undisturbed. Fine if the system does not know the name.
+    fn expire(&self, parent: NodeId, name: &OsStr) -> io::Result<()>;
+
+    /// A node's attributes, and a directory's listing, have changed. Fine if it is not known.
+    fn changed(&self, node: NodeId) -> io::Result<()>;
+}
+
 /// A tree of files that can be mounted. See the module's documentation for the rules.
 pub trait Volume: Send + Sync + 'static {
+    /// Called once, when the volume has been mounted, before anybody can ask.
+    fn mounted(&self, kernel: Arc<dyn Notify>) {
+        drop(kernel);
+    }
+
     /// What `name` in `parent` stands for, for this caller.
     fn lookup(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<Lookup>;
 

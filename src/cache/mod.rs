@@ -8,6 +8,7 @@ mod ledger;
 mod listing;
 mod namespace;
 mod resolve;
+mod retire;
 mod tree;
 pub mod view;
 mod xattrs;
@@ -30,6 +31,7 @@ use rustix::fs::AtFlags;
 use self::descriptors::Descriptors;
 use self::handles::Handles;
 pub use self::ledger::{RestoreError, Snapshot};
+pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
 use self::tree::Tree;
 use crate::store::Store;
 
