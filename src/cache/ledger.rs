@@ -4,13 +4,14 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use cachefs_mount::{HandleId, NodeId, OpenFlags};
+use cachefs_mount::{Caller, HandleId, NodeId, OpenFlags};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::handles::{HandleRecord, Handles, Open};
-use super::tree::{FileKey, NodeRecord, Tree};
+use super::handles::{Handle, HandleRecord, Handles, Open};
+use super::tree::{FileKey, NodeRecord, RETIRED, STAGED, Tree};
 use super::{Cache, CacheOptions};
+use crate::readers::Readers;
 use crate::store::Store;
 
 /// Comes first, and is raised when anything below changes.
@@ -66,9 +67,10 @@ impl Cache {
     pub fn restore(
         store: Arc<Store>,
         options: CacheOptions,
+        readers: Arc<Readers>,
         bytes: &[u8],
         descriptors: Vec<OwnedFd>,
-    ) -> Result<Cache, RestoreError> {
+    ) -> Result<Arc<Cache>, RestoreError> {
         let (version, rest) = postcard::take_from_bytes::<u32>(bytes)
             .map_err(|_| RestoreError::Damaged("it has no version"))?;
         if version != VERSION {
@@ -76,11 +78,13 @@ impl Cache {
         }
         let ledger: Ledger =
             postcard::from_bytes(rest).map_err(|_| RestoreError::Damaged("it ends too early"))?;
-        let mut cache = Cache::new(store, options)?;
+        let mut cache = Cache::bare(store, options, readers)?;
         let mut descriptors = descriptors.into_iter();
-        cache.tree =
-            Tree::from_records(ledger.next_number, ledger.numbers, ledger.nodes, &mut descriptors)
-                .ok_or(RestoreError::Damaged("it does not fit its descriptors"))?;
+        let folder = |id| cache.tree.get(id).map(|node| node.key);
+        let own = (folder(STAGED).map_err(damaged)?, folder(RETIRED).map_err(damaged)?);
+        let numbers = (ledger.next_number, ledger.numbers);
+        cache.tree = Tree::from_records(numbers, ledger.nodes, &mut descriptors, own)
+            .ok_or(RestoreError::Damaged("it does not fit its descriptors"))?;
         cache.handles = Handles::new(ledger.next_handle);
         for record in ledger.handles {
             let (id, node) = (HandleId(record.id), NodeId(record.node));
@@ -90,10 +94,18 @@ impl Cache {
                     .reopen(node, OpenFlags::from_bits_truncate(flags))
                     .map_err(|errno| std::io::Error::from_raw_os_error(errno.raw()))?,
             };
-            cache.handles.restore(id, node, open);
+            let nobody = Caller { uid: 0, gid: 0, thread: 0 };
+            let job = cache.readers.job(&nobody);
+            cache.handles.restore(id, Handle { node, job, process: 0, open });
         }
+        let cache = Arc::new(cache);
+        cache.begin()?;
         Ok(cache)
     }
+}
+
+fn damaged(_: cachefs_mount::Errno) -> RestoreError {
+    RestoreError::Damaged("it has no folders")
 }
 
 #[cfg(test)]
