@@ -53,7 +53,7 @@ fn demonstrate(stage: &Stage) -> Result<(), Failure> {
 
     say("5. What the daemon says of itself (`cachefs status`)")?;
     let mut daemon = Client::connect(store)?;
-    let told = daemon.ask(crate::control::Command::Status)?;
+    let told = daemon.ask(&crate::control::Command::Status)?;
     show::print(&indent(&status::describe(&told)))?;
     drop(daemon);
 
