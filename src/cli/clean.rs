@@ -11,10 +11,11 @@ use crate::control::{Command, paths};
 use crate::system::mounts::{self, FindError, MountPoint};
 
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "cachefs clean [OPTIONS] [MOUNT] [PATH]...")]
 pub(super) struct Args {
-    /// The mount (its mountpoint or its store; may be left out where there is just one), then what to
-    /// remove: paths relative to the mount, or absolute ones in it. Everything if there are none
-    #[arg(value_name = "[MOUNT] [PATH]")]
+    /// The mount, by its mountpoint or its store (may be left out where there is just one), then what
+    /// to remove: paths relative to the mount, or absolute ones in it. Everything if there are none
+    #[arg(value_name = "PATH")]
     words: Vec<PathBuf>,
 
     /// Print one JSON document
