@@ -168,10 +168,7 @@ impl Cache {
             && flags.contains(OpenFlags::WRITE)
             && !is_lock_name(name.as_bytes());
         let live = match status(&*directory, name.as_bytes()) {
-            Ok(live) if exclusive => {
-                drop(live);
-                return Err(Errno::EEXIST);
-            }
+            Ok(_) if exclusive => return Err(Errno::EEXIST),
             // The kernel looks again and finds what it is, or has the caller come again.
             Ok(live) if kind(&live) != Kind::File || live.stx_size > 0 && replaces => {
                 return Err(Errno::ESTALE);

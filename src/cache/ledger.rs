@@ -114,8 +114,12 @@ mod tests {
 
     use cachefs_mount::{Caller, Errno, Lookup, Name, Volume};
 
+    use std::time::Duration;
+
     use super::*;
     use crate::cache::Access;
+    use crate::readers::made_up::MadeUp;
+    use crate::readers::{Grouping, ReaderOptions};
 
     const CALLER: Caller = Caller { uid: 0, gid: 0, thread: 0 };
 
@@ -124,7 +128,13 @@ mod tests {
     }
 
     fn options() -> CacheOptions {
-        CacheOptions { access: Access::Shared { owner: (0, 0) }, descriptors: 64 }
+        let keep = super::super::Keep::default();
+        CacheOptions { access: Access::Shared { owner: (0, 0) }, descriptors: 64, keep }
+    }
+
+    fn readers() -> Arc<Readers> {
+        let options = ReaderOptions { grouping: Grouping::Tree, idle: Duration::ZERO };
+        Arc::new(Readers::new(MadeUp::new(), options))
     }
 
     fn create(cache: &Cache, parent: NodeId, text: &str) -> (NodeId, HandleId) {
@@ -138,28 +148,28 @@ mod tests {
     fn another_process_goes_on_where_one_stopped() {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path()).unwrap());
-        let old = Cache::new(store.clone(), options()).unwrap();
-        let entry = Volume::make_directory(&old, &CALLER, NodeId::ROOT, name("d"), 0o755).unwrap();
+        let old = Cache::new(store.clone(), options(), readers()).unwrap();
+        let entry = Volume::make_directory(&*old, &CALLER, NodeId::ROOT, name("d"), 0o755).unwrap();
         let (kept, writing) = create(&old, entry.attributes.node, "kept");
-        Volume::write(&old, writing, 0, b"before").unwrap();
+        Volume::write(&*old, writing, 0, b"before").unwrap();
         let (removed, _) = create(&old, NodeId::ROOT, "removed");
-        Volume::remove_file(&old, &CALLER, NodeId::ROOT, name("removed")).unwrap();
-        let reading = Volume::open(&old, &CALLER, kept, OpenFlags::READ).unwrap().handle;
+        Volume::remove_file(&*old, &CALLER, NodeId::ROOT, name("removed")).unwrap();
+        let reading = Volume::open(&*old, &CALLER, kept, OpenFlags::READ).unwrap().handle;
 
         let Snapshot { bytes, descriptors } = old.snapshot();
         let descriptors = descriptors.iter().map(|d| d.try_clone().unwrap()).collect();
         drop(old);
-        let new = Cache::restore(store, options(), &bytes, descriptors);
+        let new = Cache::restore(store, options(), readers(), &bytes, descriptors);
         // A handle of a file without a name needs that file's descriptor, which came along.
         let new = new.unwrap();
 
-        Volume::write(&new, writing, 6, b" and after").unwrap();
+        Volume::write(&*new, writing, 6, b" and after").unwrap();
         let mut text = [0; 32];
-        let length = Volume::read(&new, reading, 0, &mut text).unwrap();
+        let length = Volume::read(&*new, reading, 0, &mut text).unwrap();
         assert_eq!(&text[..length], b"before and after");
-        let gone = Volume::attributes(&new, &CALLER, removed, None).unwrap().0;
+        let gone = Volume::attributes(&*new, &CALLER, removed, None).unwrap().0;
         assert_eq!((gone.node, gone.links), (removed, 0));
-        match Volume::lookup(&new, &CALLER, entry.attributes.node, name("kept")).unwrap() {
+        match Volume::lookup(&*new, &CALLER, entry.attributes.node, name("kept")).unwrap() {
             Lookup::Found(found) => assert_eq!(found.attributes.node, kept),
             Lookup::Absent { .. } => panic!("the name is gone"),
         }
@@ -173,17 +183,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path()).unwrap());
         let refused = |bytes: &[u8]| {
-            Cache::restore(store.clone(), options(), bytes, Vec::new()).map(|_| ()).unwrap_err()
+            Cache::restore(store.clone(), options(), readers(), bytes, Vec::new()).map(|_| ()).unwrap_err()
         };
         assert!(matches!(refused(b""), RestoreError::Damaged(_)));
         assert!(matches!(refused(&[99]), RestoreError::Version(99)));
-        let good = Cache::new(store.clone(), options()).unwrap().snapshot().bytes;
+        let good = Cache::new(store.clone(), options(), readers()).unwrap().snapshot().bytes;
         for length in 1..good.len() {
             assert!(matches!(refused(&good[..length]), RestoreError::Damaged(_)), "{length}");
         }
-        let cache = Cache::new(store.clone(), options()).unwrap();
+        let cache = Cache::new(store.clone(), options(), readers()).unwrap();
         assert_eq!(
-            Volume::attributes(&cache, &CALLER, NodeId(77), None).unwrap_err(),
+            Volume::attributes(&*cache, &CALLER, NodeId(77), None).unwrap_err(),
             Errno::ESTALE
         );
     }

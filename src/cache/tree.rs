@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::view::{Moment, Stage, Version};
+use super::view::{Moment, Version};
 
 /// The node of the folder of versions that are being written.
 pub(super) const STAGED: NodeId = NodeId(u64::MAX - 1);

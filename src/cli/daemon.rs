@@ -18,7 +18,7 @@ use super::places::Place;
 use super::service::Running;
 use crate::cache::{Access, Cache, CacheOptions, Keep};
 use crate::control::server::{self, Server};
-use crate::readers::ReaderOptions;
+use crate::readers::{Linux, ReaderOptions, Readers};
 use crate::store::Store;
 use crate::system::notify;
 
@@ -114,10 +114,12 @@ fn start(
             AccessMode::Shared => Access::Shared { owner },
         },
         descriptors,
+        keep,
     };
-    let cache = Cache::new(store.clone(), options)
+    let system = Linux::new().map_err(what("watch processes"))?;
+    let jobs = Arc::new(Readers::new(Arc::new(system), readers));
+    let cache = Cache::new(store.clone(), options, jobs)
         .map_err(|e| format!("can't read the store {}: {e}", store.path().display()))?;
-    let cache = Arc::new(cache);
     let options = Options {
         source: store.path().as_os_str().to_owned(),
         check_permissions: access == AccessMode::Posix,
