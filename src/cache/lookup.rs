@@ -31,8 +31,8 @@ pub(super) enum Seen {
 pub(super) enum Step {
     /// To replace what is in this file.
     Replace(NodeId),
-    /// To take away the directory `name` of `folder`; `dead` is the node that dies of it.
-    Remove { folder: NodeId, name: Box<[u8]>, dead: Option<NodeId> },
+    /// To take away the directory `name` of `folder`.
+    Remove { folder: NodeId, name: Box<[u8]> },
 }
 
 /// The steps that callers, by their threads, have to come again for.
@@ -69,12 +69,7 @@ impl Steps {
 }
 
 impl Cache {
-    pub(super) fn lookup(
-        &self,
-        caller: &Caller,
-        parent: NodeId,
-        name: Name<'_>,
-    ) -> Result<Lookup> {
+    pub(super) fn lookup(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<Lookup> {
         if self.is_private(parent, name) {
             return Ok(Lookup::Absent { valid: FOREVER });
         }
@@ -179,7 +174,7 @@ impl Cache {
                 self.steps.take(caller);
                 Ok(Some(entry))
             }
-            Step::Remove { folder: wanted, name: wanted_name, dead: None }
+            Step::Remove { folder: wanted, name: wanted_name }
                 if wanted == versioned.id && *wanted_name == *name.as_bytes() =>
             {
                 let status = match seen {
@@ -189,9 +184,9 @@ impl Cache {
                 if kind(&status) != Kind::Directory {
                     return Ok(None);
                 }
+                // Each time anew: the kernel gives one back when it finds that it is not the one it
+                // had, and asks once more.
                 let dead = self.tree.second(key(&status), None).id;
-                let (folder, name) = (wanted, wanted_name);
-                self.steps.set(caller, Step::Remove { folder, name, dead: Some(dead) });
                 Ok(Some(Entry { name_valid: Duration::ZERO, ..self.entry(dead, &status) }))
             }
             _ => Ok(None),

@@ -156,7 +156,7 @@ impl Cache {
     ) -> bool {
         let again = matches!(
             &step,
-            Some(Step::Remove { folder: was, name: was_name, .. })
+            Some(Step::Remove { folder: was, name: was_name })
                 if *was == folder.id && **was_name == *name.as_bytes()
         );
         // Those who can't be seen can't be told from each other.
@@ -164,7 +164,7 @@ impl Cache {
             return false;
         }
         let (folder, name) = (folder.id, name.as_bytes().into());
-        self.steps.set(caller, Step::Remove { folder, name, dead: None });
+        self.steps.set(caller, Step::Remove { folder, name });
         true
     }
 
@@ -173,10 +173,8 @@ impl Cache {
     fn is_empty_for(&self, job: &Job, node: &Arc<Node>) -> Result<bool> {
         let node = &self.tree.versioned(node);
         for (_, kept) in node.all_versions() {
-            let versions = kept.iter().map(|kept| Version {
-                what: (),
-                stage: kept.version.stage.clone(),
-            });
+            let versions =
+                kept.iter().map(|kept| Version { what: (), stage: kept.version.stage.clone() });
             if view::seen(versions, job.reader()).is_some() {
                 return Err(Errno::ENOTEMPTY);
             }

@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, OFlags, Statx};
 use super::Cache;
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
-use super::tree::{How, Node, RETIRED, known_name};
+use super::tree::{How, Kept, Node, RETIRED, known_name};
 use super::view::{self, Moment, Stage, Version, is_lock_name};
 use crate::readers::Job;
 
@@ -92,8 +92,9 @@ struct Record {
     at: Moment,
     /// Who removed it.
     by: u64,
-    /// Where it was; none if nobody saw it any more when it was removed.
-    seen_as: Option<(Arc<Node>, Box<[u8]>)>,
+    /// Where it was, and the number of the version that it is there; none if nobody saw it any more
+    /// when it was removed.
+    seen_as: Option<(Arc<Node>, Box<[u8]>, u64)>,
     node: NodeId,
     since: Instant,
     /// A directory is measured after it was removed.
@@ -194,11 +195,11 @@ impl Cache {
             }
             node
         };
-        if seen {
-            let hidden = [by].into();
-            self.add_version(folder, name, node.id, Stage::Retired { at, hidden });
-        }
-        let seen_as = seen.then(|| (folder.clone(), name.as_bytes().into()));
+        let seen_as = seen.then(|| {
+            let stage = Stage::Retired { at, hidden: [by].into() };
+            let version = self.add_version(folder, name, node.id, stage);
+            (folder.clone(), name.as_bytes().into(), version)
+        });
         let amount = (kind != Kind::Directory).then(|| amount(&status));
         self.record(Record { at, by, seen_as, node: node.id, since: Instant::now(), amount });
         if !seen || kind == Kind::Directory {
@@ -215,8 +216,9 @@ impl Cache {
         node: NodeId,
         (at, by): (Moment, u64),
     ) {
-        self.add_version(folder, name, node, Stage::Retired { at, hidden: [by].into() });
-        let seen_as = Some((folder.clone(), name.as_bytes().into()));
+        let stage = Stage::Retired { at, hidden: [by].into() };
+        let version = self.add_version(folder, name, node, stage);
+        let seen_as = Some((folder.clone(), name.as_bytes().into(), version));
         // It lies where it lives.
         let amount = Some(Amount::default());
         self.record(Record { at, by, seen_as, node, since: Instant::now(), amount });
@@ -228,7 +230,14 @@ impl Cache {
     }
 
     /// `job` does not see the kept version `number` of a name any more.
-    pub(super) fn hide(&self, _: &Change<'_>, folder: &Node, name: Name<'_>, what: NodeId, job: u64) {
+    pub(super) fn hide(
+        &self,
+        _: &Change<'_>,
+        folder: &Node,
+        name: Name<'_>,
+        what: NodeId,
+        job: u64,
+    ) {
         self.tree.change_versions(folder, name.as_bytes(), |list| {
             for kept in list.iter_mut().filter(|kept| kept.version.what == what) {
                 if let Stage::Retired { hidden, .. } = &mut kept.version.stage {
@@ -239,7 +248,7 @@ impl Cache {
     }
 
     /// The directory that was removed last under this name and is still kept.
-    fn retired_directory(&self, folder: &Node, name: Name<'_>) -> Option<(Arc<Node>, Stage)> {
+    fn retired_directory(&self, folder: &Node, name: Name<'_>) -> Option<(Arc<Node>, Kept)> {
         let kept = folder.versions(name);
         let newest = kept
             .iter()
@@ -250,7 +259,7 @@ impl Cache {
             .max_by_key(|(at, _)| *at)?;
         let node = self.tree.get(newest.1.version.what).ok()?;
         let here = node.place().is_some_and(|place| place.parent() == RETIRED);
-        (node.kind == Kind::Directory && here).then(|| (node, newest.1.version.stage.clone()))
+        (node.kind == Kind::Directory && here).then(|| (node, newest.1.clone()))
     }
 
     /// Brings a retired directory back under its name, empty for all but those who see what was in it
@@ -262,13 +271,14 @@ impl Cache {
         name: Name<'_>,
     ) -> Result<bool> {
         loop {
-            let Some((node, stage)) = self.retired_directory(folder, name) else {
+            let Some((node, kept)) = self.retired_directory(folder, name) else {
                 return Ok(false);
             };
             // Not under the name's lock: these names have locks of their own.
-            self.retire_contents(&node, &stage)?;
+            self.retire_contents(&node, &kept.version.stage)?;
             let _change = self.names.change(folder.id, name.as_bytes());
-            let still = self.retired_directory(folder, name).is_some_and(|(now, _)| now.id == node.id);
+            let still = self.retired_directory(folder, name);
+            let still = still.is_some_and(|(_, now)| now.number == kept.number);
             let Some(place) = node.place().filter(|_| still) else { continue };
             {
                 let _moving = self.moves.read();
@@ -278,23 +288,20 @@ impl Cache {
                     .map_err(errno)?;
                 self.tree.add_place(&node, folder.id, name);
             }
-            self.remove_retired(folder, name, node.id);
+            self.remove_retired(folder, name, node.id, kept.number);
             self.retired.records.lock().retain(|_, record| {
-                record.node != node.id
-                    || record.seen_as.as_ref().is_none_or(|(f, n)| f.id != folder.id || **n != *name.as_bytes())
+                record.seen_as.as_ref().is_none_or(|(.., version)| *version != kept.number)
             });
             return Ok(true);
         }
     }
 
     /// Takes a kept version out of its directory, and gives back what it held.
-    fn remove_retired(&self, folder: &Node, name: Name<'_>, what: NodeId) {
+    fn remove_retired(&self, folder: &Node, name: Name<'_>, what: NodeId, version: u64) {
         let mut removed = 0;
         self.tree.change_versions(folder, name.as_bytes(), |list| {
             let before = list.len();
-            list.retain(|kept| {
-                kept.version.what != what || !matches!(kept.version.stage, Stage::Retired { .. })
-            });
+            list.retain(|kept| kept.number != version);
             removed = before - list.len();
         });
         self.give_back(what, removed as u64);
@@ -391,18 +398,15 @@ impl Cache {
     /// in any case.
     pub(super) fn reclaim(&self) -> Option<Instant> {
         self.measure();
+        let records: Vec<(u64, Record)> =
+            self.retired.records.lock().iter().map(|(n, record)| (*n, record.clone())).collect();
+        // Only now: whoever needs one of these began before it was removed.
         let needs = Needs::new(&self.readers.all(), self.options.keep);
         let now = Instant::now();
-        let (due, next) = {
-            let records = self.retired.records.lock();
-            let due: Vec<(u64, Record)> = records
-                .iter()
-                .filter(|(_, record)| needs.until(record).is_none_or(|until| until <= now))
-                .map(|(number, record)| (*number, record.clone()))
-                .collect();
-            let next = records.values().filter_map(|record| needs.until(record)).filter(|at| *at > now).min();
-            (due, next)
-        };
+        let (due, kept): (Vec<_>, Vec<_>) = records
+            .into_iter()
+            .partition(|(_, record)| needs.until(record).is_none_or(|until| until <= now));
+        let next = kept.iter().filter_map(|(_, record)| needs.until(record)).min();
         for (number, record) in due {
             if needs.until(&record).is_some() && needs.anyone(&record) {
                 tracing::warn!(
@@ -419,11 +423,15 @@ impl Cache {
     fn reclaim_one(&self, record: &Record) {
         let Ok(node) = self.tree.get(record.node) else { return };
         let place = match &record.seen_as {
-            Some((folder, name)) => {
+            Some((folder, name, version)) => {
                 let name = known_name(name);
                 let _change = self.names.change(folder.id, name.as_bytes());
+                if !folder.versions(name).iter().any(|kept| kept.number == *version) {
+                    // Brought back meanwhile.
+                    return;
+                }
                 let place = node.place();
-                self.remove_retired(folder, name, record.node);
+                self.remove_retired(folder, name, record.node, *version);
                 place
             }
             None => {
@@ -517,7 +525,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 
 impl Record {
     fn name(&self) -> String {
-        let name = self.seen_as.as_ref().map(|(_, name)| String::from_utf8_lossy(name));
+        let name = self.seen_as.as_ref().map(|(_, name, _)| String::from_utf8_lossy(name));
         name.unwrap_or_default().into_owned()
     }
 }
