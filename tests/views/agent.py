@@ -17,6 +17,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 import traceback
 
 ROOT = sys.argv[1]
@@ -135,6 +136,14 @@ def read(path):
         return whole(fd).decode()
     finally:
         os.close(fd)
+
+
+@command
+def timed_read(path):
+    """How many seconds it took."""
+    began = time.monotonic()
+    read(path)
+    return time.monotonic() - began
 
 
 @command

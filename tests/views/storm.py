@@ -189,3 +189,23 @@ def settle(root, names, removable, logs):
             wrong.append(f"v{number} is version {sequence} of {writer}, which has completed {last}")
     left = [name for name in os.listdir(root) if name.startswith(".tmp-")]
     return {"wrong": wrong, "temporaries": left}
+
+
+def read_on(root, directories, files, first, stop):
+    """Opens and reads one file after another until `stop` is there: how many, the slowest, and what was wrong."""
+    count, slowest, wrong = 0, 0.0, []
+    at = first
+    while not (count % 50 == 0 and os.path.exists(stop)) and len(wrong) < 10:
+        directory, file = at % directories, (at // directories + at) % files
+        at += 1
+        began = time.monotonic()
+        try:
+            with open(f"{root}/d{directory}/{file}", "rb") as opened:
+                text = opened.read().strip()
+            if text != f"{directory} {file}".encode():
+                wrong.append(f"d{directory}/{file} holds {text!r}")
+        except OSError as error:
+            wrong.append(str(error))
+        slowest = max(slowest, time.monotonic() - began)
+        count += 1
+    return {"count": count, "slowest": slowest, "wrong": wrong}
