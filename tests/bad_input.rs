@@ -215,6 +215,13 @@ fn words_that_are_off() {
         (&["--access", "posix", "--owner", "1:1"], "owner"),
         (&["--owner", "root"], "UID:GID"),
         (&["--threads", "0"], "threads"),
+        (&["--retain-for", "soon"], "use a whole number and a unit"),
+        (&["--retain-for", "24"], "the unit is missing"),
+        (&["--grace=-1m"], "use a whole number and a unit"),
+        (&["--idle", "99999999999d"], "too long"),
+        (&["--reader", "user"], "`tree` or `cgroup`"),
+        (&["-o", "grace=1.5h"], "use a whole number and a unit"),
+        (&["-o", "retain-for"], "needs a value"),
         (&["--no-such-option"], "no-such-option"),
         (&["-o", "rw,no-such-option"], "no-such-option"),
         (&["-o", "access=scoped"], "not in this version"),
@@ -301,6 +308,7 @@ fn answer(mount: &Mount, bytes: &[u8]) -> String {
 #[test]
 fn socket_that_is_told_nonsense() {
     let mount = Mount::new();
+    fs::write(mount.path().join("kept"), "x").unwrap();
     for (bytes, why) in [
         (&b"garbage\n"[..], "not a JSON document"),
         (b"\0\xff\xfe\n", "not a JSON document"),
@@ -309,6 +317,16 @@ fn socket_that_is_told_nonsense() {
         (b"{\"version\":99,\"command\":\"status\"}\n", "version 99"),
         (b"{\"version\":1,\"command\":\"explode\"}\n", "not understood"),
         (b"{\"version\":1}\n", "not understood"),
+        // What removes things removes nothing unless every word of it makes sense.
+        (b"{\"version\":1,\"command\":\"clean\"}\n", "paths"),
+        (b"{\"version\":1,\"command\":\"clean\",\"paths\":null}\n", "not understood"),
+        (b"{\"version\":1,\"command\":\"clean\",\"paths\":[{}]}\n", "not understood"),
+        (b"{\"version\":1,\"command\":\"clean\",\"paths\":[[]]}\n", "no path at all"),
+        (b"{\"version\":1,\"command\":\"clean\",\"paths\":[\"\"]}\n", "no path at all"),
+        (b"{\"version\":1,\"command\":\"clean\",\"paths\":[\"kept\",\"..\"]}\n", "`..`"),
+        (b"{\"version\":1,\"command\":\"clean\",\"paths\":[\"/etc\"]}\n", "not relative"),
+        (b"{\"version\":1,\"command\":\"clean\",\"paths\":[[46,46,47,255]]}\n", "`..`"),
+        (b"{\"version\":1,\"command\":\"clean\",\"paths\":[\"a\\u0000b\"]}\n", "NUL"),
     ] {
         let said = answer(&mount, bytes);
         let document: serde_json::Value = serde_json::from_str(&said).unwrap();
@@ -317,6 +335,46 @@ fn socket_that_is_told_nonsense() {
     }
     assert_eq!(answer(&mount, b""), "");
     assert!(answer(&mount, &vec![b'['; 60_000]).contains("no end"));
+    assert_eq!(mount.status()["pid"], mount.pid());
+    assert!(mount.path().join("kept").exists());
+}
+
+#[test]
+fn paths_that_can_not_be_cleaned() {
+    let mount = Mount::new();
+    fs::create_dir(mount.path().join("kept")).unwrap();
+    std::os::unix::fs::symlink("/", mount.path().join("out")).unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let (outside, store) = (outside.path().to_str().unwrap(), mount.store().to_str().unwrap());
+    let up = mount.path().join("../kept");
+    let too_many = vec!["a-name-that-is-not-there"; 4000];
+    for (words, why) in [
+        (&[".."][..], "`..`"),
+        (&["kept", "kept/../.."], "`..`"),
+        (&[up.to_str().unwrap()], "`..`"),
+        (&["."], "no path at all"),
+        (&["nowhere"], "there is no nowhere in the mount"),
+        (&["kept/nowhere/at/all"], "there is no"),
+        (&[outside], "is not in the mount"),
+        (&[store], "is not in the mount"),
+        // Nothing leads out of the store, nor into what is the daemon's own.
+        (&["out/etc"], "out"),
+        (&[".cachefs"], "there is no .cachefs"),
+        (&[".cachefs/lock"], ".cachefs"),
+        (&too_many, "name fewer paths"),
+    ] {
+        let said = mount.cachefs(["clean"]).arg(mount.path()).args(words).exits_with(1);
+        said.says(why);
+        assert_one_line(&said);
+    }
+    for mounts in [&["/nowhere"][..], &[outside], &["/"]] {
+        let said = mount.cachefs(["clean"]).args(mounts).exits_with(1);
+        assert_one_line(said.says("neither the mountpoint nor the store"));
+    }
+    mount.cachefs(["clean", "--everything"]).exits_with(2);
+    mount.cachefs(["clean", ""]).exits_with(2);
+    assert!(mount.path().join("kept").exists() && Path::new("/etc").exists());
+    assert!(mount.store().join(".cachefs/lock").exists());
     assert_eq!(mount.status()["pid"], mount.pid());
 }
 

@@ -81,6 +81,8 @@ fn status_is_as_documented() {
     assert_eq!(status["access"], "shared");
     assert!(status["degraded"].is_null());
     assert!(status["hits"].is_u64() && status["misses"].is_u64());
+    assert!(status["retired"]["bytes"].is_u64() && status["retired"]["files"].is_u64());
+    assert!(status["readers"].is_u64());
     assert!(status["kernel"]["passthrough"].is_boolean());
     assert_eq!(status["requests"]["create"], 1);
     let by_store = mount.cachefs(["status", "--json"]).arg(mount.store()).succeeds();
@@ -89,6 +91,44 @@ fn status_is_as_documented() {
     assert_eq!(by_store["mounts"][0]["pid"], mount.pid());
     mount
         .cachefs(["status", "/nowhere"])
+        .exits_with(1)
+        .says("neither the mountpoint nor the store");
+}
+
+#[test]
+fn options_of_views_are_in_the_status() {
+    let usual = Mount::new().status();
+    for (option, seconds) in [("retain_for", 86_400), ("grace", 600), ("idle", 600)] {
+        assert_eq!(usual[option], seconds, "{option}");
+    }
+    assert_eq!(usual["reader"], "tree");
+    let options = ["--retain-for", "2h", "--grace", "45s", "--reader", "cgroup", "-o", "idle=1d"];
+    let told = Mount::builder().options(options).mount().status();
+    for (option, seconds) in [("retain_for", 7200), ("grace", 45), ("idle", 86_400)] {
+        assert_eq!(told[option], seconds, "{option}");
+    }
+    assert_eq!(told["reader"], "cgroup");
+}
+
+#[test]
+fn readers_are_as_documented() {
+    let mount = Mount::new();
+    let by = |place: &Path| {
+        let said = mount.cachefs(["readers", "--json"]).arg(place).succeeds();
+        serde_json::from_str::<serde_json::Value>(&said.stdout).unwrap()
+    };
+    let told = by(mount.store());
+    assert_eq!(told["version"], 1);
+    assert_eq!(told["mountpoint"].as_str(), mount.path().to_str());
+    for reader in by(mount.path())["readers"].as_array().unwrap() {
+        assert!(reader["pid"].is_u64() && reader["uid"].is_u64(), "{reader}");
+        assert!(reader["open_files"].is_u64() && reader["retired_bytes"].is_u64(), "{reader}");
+        assert!(reader["since"].is_string(), "{reader}");
+        assert!(reader.get("command").is_some() && reader.get("cgroup").is_some(), "{reader}");
+    }
+    mount.cachefs(["readers"]).arg(mount.path()).succeeds();
+    mount
+        .cachefs(["readers", "/nowhere"])
         .exits_with(1)
         .says("neither the mountpoint nor the store");
 }
@@ -122,18 +162,21 @@ fn umount_names_who_is_busy() {
 }
 
 #[test]
-fn umount_in_the_hands_of_someone_else_is_refused() {
+fn changes_in_the_hands_of_someone_else_are_refused() {
     needs_root();
     let mount = Mount::new();
     let program = mount.beside("program").join("cachefs");
     fs::copy(binary(), &program).unwrap();
-    Run::new(program)
-        .arg("umount")
-        .arg(mount.path())
-        .user(1000)
-        .exits_with(1)
-        .says("not permitted");
-    assert!(is_mounted(mount.path()));
+    fs::write(mount.path().join("kept"), "x").unwrap();
+    for command in ["umount", "clean"] {
+        Run::new(&program)
+            .arg(command)
+            .arg(mount.path())
+            .user(1000)
+            .exits_with(1)
+            .says("not permitted");
+    }
+    assert!(is_mounted(mount.path()) && mount.path().join("kept").exists());
 }
 
 #[test]

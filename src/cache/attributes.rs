@@ -80,14 +80,23 @@ impl Cache {
     /// The answer to a lookup of a name that is the same for everyone.
     pub(super) fn entry(&self, node: NodeId, status: &Statx) -> Entry {
         let attributes = self.describe(node, status);
-        Entry { attributes, name_valid: FOREVER, attributes_valid: FOREVER }
+        let attributes_valid = self.believed(node, attributes.kind);
+        Entry { attributes, name_valid: FOREVER, attributes_valid }
+    }
+
+    /// How long attributes may be believed: those of a directory in which something takes its name
+    /// without the kernel's knowledge, not at all.
+    fn believed(&self, node: NodeId, kind: Kind) -> Duration {
+        let changes = kind == Kind::Directory
+            && self.tree.get(node).is_ok_and(|node| !self.tree.versioned(&node).same_for_all());
+        if changes { Duration::ZERO } else { FOREVER }
     }
 
     /// The status by way of whatever is open already, or else by name.
     pub(super) fn attributes(&self, id: NodeId) -> Result<(Attributes, Duration)> {
         let node = self.tree.get(id)?;
         let status = self.node_status(&node)?;
-        Ok((self.describe(id, &status), FOREVER))
+        Ok((self.describe(id, &status), self.believed(id, node.kind)))
     }
 
     pub(super) fn set_attributes(
@@ -123,15 +132,16 @@ impl Cache {
             rustix::fs::utimensat(&*descriptor, "", &times, AtFlags::EMPTY_PATH).map_err(errno)?;
         }
         let status = status(&*descriptor, b"")?;
-        Ok((self.describe(id, &status), FOREVER))
+        Ok((self.describe(id, &status), self.believed(id, node.kind)))
     }
 
     fn resize(&self, node: &Node, handle: Option<HandleId>, size: u64) -> Result<()> {
         if let Some(handle) = handle
-            && let Open::Writing { flags, file } = &self.handles.get(handle)?.open
+            && let Open::Writing { flags, target } = &self.handles.get(handle)?.open
             && flags.contains(OpenFlags::WRITE)
         {
-            return rustix::fs::ftruncate(&**file, size).map_err(errno);
+            let file = target.read().file.clone();
+            return rustix::fs::ftruncate(&*file, size).map_err(errno);
         }
         let file = self.open_node(node, OFlags::WRONLY)?;
         rustix::fs::ftruncate(&file, size).map_err(errno)

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -9,24 +10,30 @@ use cachefs_mount::{
     AllocateFlags, Caller, Entry, Errno, HandleId, Kind, Name, NodeId, OpenFlags, Opened, Result,
     Seek,
 };
+use parking_lot::RwLock;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 
 use super::Cache;
-use super::handles::{Handle, Open};
+use super::handles::{Handle, Open, Target};
+use super::lookup::Step;
 use super::namespace::mode;
+use super::publish::{Draft, Making, Start, staged_by};
 use super::resolve::{errno, kind, open_at, status};
+use super::tree::{How, Node};
+use super::view::is_lock_name;
+use crate::readers::Job;
 
 /// Set-id bits of a mode.
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 
-fn store_flags(flags: OpenFlags) -> OFlags {
+pub(super) fn store_flags(flags: OpenFlags) -> OFlags {
     let mut wanted = if flags.contains(OpenFlags::READ) { OFlags::RDWR } else { OFlags::WRONLY };
     wanted.set(OFlags::DSYNC, flags.contains(OpenFlags::SYNC));
     wanted
 }
 
 impl Cache {
-    pub(super) fn open(&self, id: NodeId, flags: OpenFlags) -> Result<Opened> {
+    pub(super) fn open(&self, caller: &Caller, id: NodeId, flags: OpenFlags) -> Result<Opened> {
         let node = self.tree.get(id)?;
         match node.kind {
             Kind::File => {}
@@ -34,28 +41,96 @@ impl Cache {
             _ => return Err(Errno::ENXIO),
         }
         self.counters.hit();
+        let job = self.readers.job(caller);
         if !flags.intersects(OpenFlags::WRITE | OpenFlags::TRUNCATE) {
             // Nothing is opened before its first use, which passthrough never comes to.
-            let handle = self.handles.insert(id, Open::Reading);
-            return Ok(Opened { handle, wants_flush: false });
+            return Ok(self.opened(caller, job, &node, Open::Reading));
+        }
+        if let Some(draft) = self.draft_of(id, job.id) {
+            let file = self.open_draft(&draft, &node, flags)?;
+            return self.opened_draft(caller, job, &node, flags, file, draft);
+        }
+        if flags.contains(OpenFlags::TRUNCATE) && self.has_to_replace(caller, &node)? {
+            return Err(Errno::ESTALE);
         }
         let file = File::from(self.open_node(&node, store_flags(flags | OpenFlags::WRITE))?);
         drop_set_id(&file)?;
         if flags.contains(OpenFlags::TRUNCATE) {
             rustix::fs::ftruncate(&file, 0).map_err(errno)?;
         }
-        Ok(self.opened_for_writing(id, flags, file))
+        Ok(self.opened_for_writing(caller, job, &node, flags, file))
     }
 
-    fn opened_for_writing(&self, id: NodeId, flags: OpenFlags, file: File) -> Opened {
+    /// Whether the caller has to look the file up once more, to be given a draft.
+    fn has_to_replace(&self, caller: &Caller, node: &Node) -> Result<bool> {
+        if let Some(Step::Replace(was)) = self.steps.take(caller)
+            && was == node.id
+        {
+            // It came again and has looked nothing up: it has no name for it.
+            return Ok(false);
+        }
+        // Those who can't be seen can't be told from each other.
+        if caller.thread == 0 || self.is_emptied_in_place(node, &self.node_status(node)?) {
+            return Ok(false);
+        }
+        self.steps.set(caller, Step::Replace(node.id));
+        Ok(true)
+    }
+
+    fn opened(&self, caller: &Caller, job: Arc<Job>, node: &Node, open: Open) -> Opened {
+        let (wants_flush, process) = match open {
+            // Stores through a shared mapping reach the file at the latest when it is flushed.
+            Open::Writing { .. } => (true, self.readers.process(caller)),
+            _ => (false, 0),
+        };
+        node.opened();
+        let handle = self.handles.insert(Handle { node: node.id, job, process, open });
+        Opened { handle, wants_flush }
+    }
+
+    fn opened_for_writing(
+        &self,
+        caller: &Caller,
+        job: Arc<Job>,
+        node: &Node,
+        flags: OpenFlags,
+        file: File,
+    ) -> Opened {
         if !flags.contains(OpenFlags::WRITE) {
             // `O_RDONLY | O_TRUNC`, or a new file opened for reading: the deed is done.
-            let handle = self.handles.insert(id, Open::Reading);
-            return Opened { handle, wants_flush: false };
+            return self.opened(caller, job, node, Open::Reading);
         }
-        let handle = self.handles.insert(id, Open::Writing { flags, file: Arc::new(file) });
-        // Stores through a shared mapping reach the file at the latest when it is flushed.
-        Opened { handle, wants_flush: true }
+        self.opened(caller, job, node, Open::writing(flags, file))
+    }
+
+    fn opened_draft(
+        &self,
+        caller: &Caller,
+        job: Arc<Job>,
+        node: &Node,
+        flags: OpenFlags,
+        file: File,
+        draft: Arc<Draft>,
+    ) -> Result<Opened> {
+        if !flags.contains(OpenFlags::WRITE) {
+            // Nothing more will be written by it: the file is empty now.
+            self.publish_node(node.id, job.id)?;
+            return Ok(self.opened(caller, job, node, Open::Reading));
+        }
+        let author = flags.intersects(OpenFlags::TRUNCATE | OpenFlags::EXCLUSIVE);
+        let target = Target { file: Arc::new(file), draft: Some(draft), author };
+        let open = Open::Writing { flags, target: RwLock::new(target) };
+        Ok(self.opened(caller, job, node, open))
+    }
+
+    pub(super) fn release(&self, id: HandleId) {
+        let Some(handle) = self.handles.remove(id) else { return };
+        if let Ok(node) = self.tree.get(handle.node) {
+            node.closed();
+        }
+        if let Err(errno) = self.close_draft(&handle, None) {
+            tracing::warn!(%errno, "a file that was written could not be given its name");
+        }
     }
 
     /// Opens a node again for a handle of another process, as [`Cache::open`] did there.
@@ -64,8 +139,7 @@ impl Cache {
             return Ok(Open::Reading);
         }
         let node = self.tree.get(id)?;
-        let file = Arc::new(File::from(self.open_node(&node, store_flags(flags))?));
-        Ok(Open::Writing { flags, file })
+        Ok(Open::writing(flags, File::from(self.open_node(&node, store_flags(flags))?)))
     }
 
     pub(super) fn create(
@@ -76,52 +150,126 @@ impl Cache {
         permissions: u16,
         flags: OpenFlags,
     ) -> Result<(Entry, Opened)> {
-        if self.is_private(parent, name) {
-            return Err(Errno::EPERM);
-        }
+        self.refuse_private(parent, name)?;
+        let folder = self.tree.versioned(&self.tree.get(parent)?);
         let directory = self.directory(parent)?;
-        let wanted = store_flags(flags) | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let new = wanted | OFlags::CREATE | OFlags::EXCL;
-        let file = match rustix::fs::openat(&*directory, name.as_bytes(), new, mode(permissions)) {
-            Ok(descriptor) => {
-                if let Some((uid, gid)) = self.owner_of_new(caller) {
-                    rustix::fs::fchown(&descriptor, Some(uid), Some(gid)).map_err(errno)?;
-                }
-                File::from(descriptor)
+        let job = self.readers.job(caller);
+        let change = self.names.change(folder.id, name.as_bytes());
+        let kept = folder.versions(name);
+        if let Some(own) = staged_by(&kept, job.id) {
+            drop(change);
+            return self.create_again(caller, job, own, flags);
+        }
+        let exclusive = flags.contains(OpenFlags::EXCLUSIVE);
+        if exclusive && self.is_taken(&kept, job.id) {
+            return Err(Errno::EEXIST);
+        }
+        let replaces = flags.intersects(OpenFlags::TRUNCATE | OpenFlags::EXCLUSIVE)
+            && flags.contains(OpenFlags::WRITE)
+            && !is_lock_name(name.as_bytes());
+        let live = match status(&*directory, name.as_bytes()) {
+            Ok(_) if exclusive => return Err(Errno::EEXIST),
+            // The kernel looks again and finds what it is, or has the caller come again.
+            Ok(live) if kind(&live) != Kind::File || live.stx_size > 0 && replaces => {
+                return Err(Errno::ESTALE);
             }
-            Err(rustix::io::Errno::EXIST) if !flags.contains(OpenFlags::EXCLUSIVE) => {
-                self.open_existing(&directory, name, wanted, flags)?
-            }
-            Err(error) => return Err(errno(error)),
+            Ok(_) => true,
+            Err(Errno::ENOENT) => false,
+            Err(errno) => return Err(errno),
         };
+        if replaces && !live {
+            let shared = match exclusive {
+                true => None,
+                false => self.share(&change, &folder, name, &kept, &job)?,
+            };
+            let (draft, file) = match shared {
+                Some(Start::Live) => return Err(Errno::ESTALE),
+                Some(Start::Draft(draft)) => {
+                    let node = self.tree.get(draft.node)?;
+                    let file = self.open_draft(&draft, &node, flags)?;
+                    (draft, file)
+                }
+                None => {
+                    let making = if exclusive { Making::Exclusive } else { Making::New };
+                    let (flags, mode) = (store_flags(flags), mode(permissions));
+                    let staged = self.stage(&change, &folder, name, &job, making, flags, mode)?;
+                    self.give_to_caller(caller, &staged.1)?;
+                    staged.0.note_opened();
+                    (staged.0, File::from(staged.1))
+                }
+            };
+            let entry = self.kept_entry(draft.node)?;
+            let node = self.tree.get(draft.node)?;
+            let opened = self.opened_draft(caller, job, &node, flags, file, draft)?;
+            return Ok((entry, opened));
+        }
+        self.publish_for_sharing(&change, &kept, &job)?;
+        let file = self.create_here(caller, &directory, name, permissions, flags)?;
         let entry = self.found(parent, name, &status(&file, b"")?);
-        Ok((entry, self.opened_for_writing(entry.attributes.node, flags, file)))
+        let node = self.tree.get(entry.attributes.node)?;
+        if !live {
+            let how = if exclusive { How::Exclusively } else { How::Written };
+            self.note_made(node.id, &job, how);
+        }
+        Ok((entry, self.opened_for_writing(caller, job, &node, flags, file)))
     }
 
-    /// Another one created the file since the kernel looked.
-    fn open_existing(
+    /// The caller's own job has just created the name.
+    fn create_again(
         &self,
-        directory: &std::os::fd::OwnedFd,
+        caller: &Caller,
+        job: Arc<Job>,
+        own: NodeId,
+        flags: OpenFlags,
+    ) -> Result<(Entry, Opened)> {
+        if flags.contains(OpenFlags::EXCLUSIVE) {
+            return Err(Errno::EEXIST);
+        }
+        let draft = self.draft_of(own, job.id).ok_or(Errno::ESTALE)?;
+        let entry = self.kept_entry(own)?;
+        let node = self.tree.get(own)?;
+        let file = self.open_draft(&draft, &node, flags)?;
+        Ok((entry, self.opened_draft(caller, job, &node, flags, file, draft)?))
+    }
+
+    fn give_to_caller(&self, caller: &Caller, file: impl AsFd) -> Result<()> {
+        match self.owner_of_new(caller) {
+            Some((uid, gid)) => rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(errno),
+            None => Ok(()),
+        }
+    }
+
+    /// Creates a file under its name, or opens the one that is there.
+    fn create_here(
+        &self,
+        caller: &Caller,
+        directory: &OwnedFd,
         name: Name<'_>,
-        wanted: OFlags,
+        permissions: u16,
         flags: OpenFlags,
     ) -> Result<File> {
-        let file = File::from(open_at(directory, name.as_bytes(), wanted)?);
-        match kind(&status(&file, b"")?) {
-            Kind::File => {}
-            // The kernel looks again and finds what it is.
-            _ => return Err(Errno::ESTALE),
+        let wanted = store_flags(flags) | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let new = wanted | OFlags::CREATE | OFlags::EXCL;
+        match rustix::fs::openat(directory, name.as_bytes(), new, mode(permissions)) {
+            Ok(descriptor) => {
+                self.give_to_caller(caller, &descriptor)?;
+                Ok(File::from(descriptor))
+            }
+            Err(rustix::io::Errno::EXIST) if !flags.contains(OpenFlags::EXCLUSIVE) => {
+                let file = File::from(open_at(directory, name.as_bytes(), wanted)?);
+                if flags.contains(OpenFlags::TRUNCATE) {
+                    rustix::fs::ftruncate(&file, 0).map_err(errno)?;
+                }
+                Ok(file)
+            }
+            Err(error) => Err(errno(error)),
         }
-        if flags.contains(OpenFlags::TRUNCATE) {
-            rustix::fs::ftruncate(&file, 0).map_err(errno)?;
-        }
-        Ok(file)
     }
 
     /// A descriptor of an open file: its own, or for reading any that is kept for the node.
     pub(super) fn file(&self, handle: &Handle) -> Result<Arc<File>> {
         match &handle.open {
-            Open::Writing { file, .. } => Ok(file.clone()),
+            Open::Writing { target, .. } => Ok(target.read().file.clone()),
             Open::Reading => self.file_for_reading(handle.node),
             Open::Directory(_) => Err(Errno::EISDIR),
         }
@@ -157,9 +305,19 @@ impl Cache {
         Ok(done)
     }
 
+    /// What a handle writes, now that it is about to.
+    fn file_for_writing(&self, handle: &Handle) -> Result<Arc<File>> {
+        let Open::Writing { target, .. } = &handle.open else { return Err(Errno::EBADF) };
+        let draft = target.read().draft.clone();
+        if let Some(draft) = draft {
+            self.before_first_write(handle, &draft)?;
+        }
+        Ok(target.read().file.clone())
+    }
+
     pub(super) fn write(&self, id: HandleId, offset: u64, data: &[u8]) -> Result<usize> {
         let handle = self.handles.get(id)?;
-        let Open::Writing { file, .. } = &handle.open else { return Err(Errno::EBADF) };
+        let file = self.file_for_writing(&handle)?;
         let mut done = 0;
         while done < data.len() {
             match file.write_at(&data[done..], offset + done as u64) {
@@ -187,9 +345,9 @@ impl Cache {
         flags: AllocateFlags,
     ) -> Result<()> {
         let handle = self.handles.get(id)?;
-        let Open::Writing { file, .. } = &handle.open else { return Err(Errno::EBADF) };
+        let file = self.file_for_writing(&handle)?;
         let flags = FallocateFlags::from_bits_retain(flags.bits());
-        rustix::fs::fallocate(&**file, flags, offset, length).map_err(errno)
+        rustix::fs::fallocate(&*file, flags, offset, length).map_err(errno)
     }
 
     pub(super) fn seek(&self, id: HandleId, offset: u64, seek: Seek) -> Result<u64> {
@@ -209,12 +367,11 @@ impl Cache {
         length: u64,
     ) -> Result<usize> {
         let source = self.file(&*self.handles.get(from)?)?;
-        let target = self.handles.get(to)?;
-        let Open::Writing { file, .. } = &target.open else { return Err(Errno::EBADF) };
+        let file = self.file_for_writing(&*self.handles.get(to)?)?;
         rustix::fs::copy_file_range(
             &*source,
             Some(&mut from_offset),
-            &**file,
+            &*file,
             Some(&mut to_offset),
             usize::try_from(length).map_err(|_| Errno::EINVAL)?,
         )

@@ -6,15 +6,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cachefs_mount::{Errno, HandleId, NodeId, OpenFlags, Result};
 use dashmap::DashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::listing::Stream;
+use super::publish::Draft;
+use crate::readers::Job;
 
 /// An open file or directory.
 #[derive(Debug)]
 pub(super) struct Handle {
     pub(super) node: NodeId,
+    /// Whose it is.
+    pub(super) job: Arc<Job>,
+    /// The process that opened it; 0 where it can't be seen.
+    pub(super) process: u32,
     pub(super) open: Open,
 }
 
@@ -24,9 +30,27 @@ pub(super) enum Open {
     /// For reading only: any descriptor of the node will do.
     Reading,
     /// For writing, with a descriptor of its own.
-    Writing { flags: OpenFlags, file: Arc<File> },
+    Writing { flags: OpenFlags, target: RwLock<Target> },
     /// A directory; its stream is opened by the first who lists it.
     Directory(Mutex<Option<Stream>>),
+}
+
+/// What a handle writes.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) file: Arc<File>,
+    /// The draft that the file is, or was.
+    pub(super) draft: Option<Arc<Draft>>,
+    /// Whether closing this handle makes the draft live.
+    pub(super) author: bool,
+}
+
+impl Open {
+    /// Writes a file that is live, or that others write with it.
+    pub(super) fn writing(flags: OpenFlags, file: File) -> Open {
+        let target = Target { file: Arc::new(file), draft: None, author: false };
+        Open::Writing { flags, target: RwLock::new(target) }
+    }
 }
 
 /// What a handle was, to make it again in another process.
@@ -50,22 +74,25 @@ impl Handles {
         Handles { open: DashMap::new(), next: AtomicU64::new(next) }
     }
 
-    pub(super) fn insert(&self, node: NodeId, open: Open) -> HandleId {
+    pub(super) fn insert(&self, handle: Handle) -> HandleId {
         let id = HandleId(self.next.fetch_add(1, Ordering::Relaxed));
-        self.restore(id, node, open);
+        self.restore(id, handle);
         id
     }
 
-    pub(super) fn restore(&self, id: HandleId, node: NodeId, open: Open) {
-        self.open.insert(id.0, Arc::new(Handle { node, open }));
+    pub(super) fn restore(&self, id: HandleId, handle: Handle) {
+        handle.job.opened();
+        self.open.insert(id.0, Arc::new(handle));
     }
 
     pub(super) fn get(&self, id: HandleId) -> Result<Arc<Handle>> {
         self.open.get(&id.0).map(|handle| handle.clone()).ok_or(Errno::EBADF)
     }
 
-    pub(super) fn remove(&self, id: HandleId) {
-        self.open.remove(&id.0);
+    pub(super) fn remove(&self, id: HandleId) -> Option<Arc<Handle>> {
+        let (_, handle) = self.open.remove(&id.0)?;
+        handle.job.closed();
+        Some(handle)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -4,13 +4,14 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use cachefs_mount::{HandleId, NodeId, OpenFlags};
+use cachefs_mount::{Caller, HandleId, NodeId, OpenFlags};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::handles::{HandleRecord, Handles, Open};
-use super::tree::{FileKey, NodeRecord, Tree};
+use super::handles::{Handle, HandleRecord, Handles, Open};
+use super::tree::{FileKey, NodeRecord, RETIRED, STAGED, Tree};
 use super::{Cache, CacheOptions};
+use crate::readers::Readers;
 use crate::store::Store;
 
 /// Comes first, and is raised when anything below changes.
@@ -66,9 +67,10 @@ impl Cache {
     pub fn restore(
         store: Arc<Store>,
         options: CacheOptions,
+        readers: Arc<Readers>,
         bytes: &[u8],
         descriptors: Vec<OwnedFd>,
-    ) -> Result<Cache, RestoreError> {
+    ) -> Result<Arc<Cache>, RestoreError> {
         let (version, rest) = postcard::take_from_bytes::<u32>(bytes)
             .map_err(|_| RestoreError::Damaged("it has no version"))?;
         if version != VERSION {
@@ -76,11 +78,13 @@ impl Cache {
         }
         let ledger: Ledger =
             postcard::from_bytes(rest).map_err(|_| RestoreError::Damaged("it ends too early"))?;
-        let mut cache = Cache::new(store, options)?;
+        let mut cache = Cache::bare(store, options, readers)?;
         let mut descriptors = descriptors.into_iter();
-        cache.tree =
-            Tree::from_records(ledger.next_number, ledger.numbers, ledger.nodes, &mut descriptors)
-                .ok_or(RestoreError::Damaged("it does not fit its descriptors"))?;
+        let folder = |id| cache.tree.get(id).map(|node| node.key);
+        let own = (folder(STAGED).map_err(damaged)?, folder(RETIRED).map_err(damaged)?);
+        let numbers = (ledger.next_number, ledger.numbers);
+        cache.tree = Tree::from_records(numbers, ledger.nodes, &mut descriptors, own)
+            .ok_or(RestoreError::Damaged("it does not fit its descriptors"))?;
         cache.handles = Handles::new(ledger.next_handle);
         for record in ledger.handles {
             let (id, node) = (HandleId(record.id), NodeId(record.node));
@@ -90,10 +94,18 @@ impl Cache {
                     .reopen(node, OpenFlags::from_bits_truncate(flags))
                     .map_err(|errno| std::io::Error::from_raw_os_error(errno.raw()))?,
             };
-            cache.handles.restore(id, node, open);
+            let nobody = Caller { uid: 0, gid: 0, thread: 0 };
+            let job = cache.readers.job(&nobody);
+            cache.handles.restore(id, Handle { node, job, process: 0, open });
         }
+        let cache = Arc::new(cache);
+        cache.begin()?;
         Ok(cache)
     }
+}
+
+fn damaged(_: cachefs_mount::Errno) -> RestoreError {
+    RestoreError::Damaged("it has no folders")
 }
 
 #[cfg(test)]
@@ -102,8 +114,12 @@ mod tests {
 
     use cachefs_mount::{Caller, Errno, Lookup, Name, Volume};
 
+    use std::time::Duration;
+
     use super::*;
     use crate::cache::Access;
+    use crate::readers::made_up::MadeUp;
+    use crate::readers::{Grouping, ReaderOptions};
 
     const CALLER: Caller = Caller { uid: 0, gid: 0, thread: 0 };
 
@@ -112,7 +128,13 @@ mod tests {
     }
 
     fn options() -> CacheOptions {
-        CacheOptions { access: Access::Shared { owner: (0, 0) }, descriptors: 64 }
+        let keep = super::super::Keep::default();
+        CacheOptions { access: Access::Shared { owner: (0, 0) }, descriptors: 64, keep }
+    }
+
+    fn readers() -> Arc<Readers> {
+        let options = ReaderOptions { grouping: Grouping::Tree, idle: Duration::ZERO };
+        Arc::new(Readers::new(MadeUp::new(), options))
     }
 
     fn create(cache: &Cache, parent: NodeId, text: &str) -> (NodeId, HandleId) {
@@ -126,28 +148,28 @@ mod tests {
     fn another_process_goes_on_where_one_stopped() {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path()).unwrap());
-        let old = Cache::new(store.clone(), options()).unwrap();
-        let entry = Volume::make_directory(&old, &CALLER, NodeId::ROOT, name("d"), 0o755).unwrap();
+        let old = Cache::new(store.clone(), options(), readers()).unwrap();
+        let entry = Volume::make_directory(&*old, &CALLER, NodeId::ROOT, name("d"), 0o755).unwrap();
         let (kept, writing) = create(&old, entry.attributes.node, "kept");
-        Volume::write(&old, writing, 0, b"before").unwrap();
+        Volume::write(&*old, writing, 0, b"before").unwrap();
         let (removed, _) = create(&old, NodeId::ROOT, "removed");
-        Volume::remove_file(&old, &CALLER, NodeId::ROOT, name("removed")).unwrap();
-        let reading = Volume::open(&old, &CALLER, kept, OpenFlags::READ).unwrap().handle;
+        Volume::remove_file(&*old, &CALLER, NodeId::ROOT, name("removed")).unwrap();
+        let reading = Volume::open(&*old, &CALLER, kept, OpenFlags::READ).unwrap().handle;
 
         let Snapshot { bytes, descriptors } = old.snapshot();
         let descriptors = descriptors.iter().map(|d| d.try_clone().unwrap()).collect();
         drop(old);
-        let new = Cache::restore(store, options(), &bytes, descriptors);
+        let new = Cache::restore(store, options(), readers(), &bytes, descriptors);
         // A handle of a file without a name needs that file's descriptor, which came along.
         let new = new.unwrap();
 
-        Volume::write(&new, writing, 6, b" and after").unwrap();
+        Volume::write(&*new, writing, 6, b" and after").unwrap();
         let mut text = [0; 32];
-        let length = Volume::read(&new, reading, 0, &mut text).unwrap();
+        let length = Volume::read(&*new, reading, 0, &mut text).unwrap();
         assert_eq!(&text[..length], b"before and after");
-        let gone = Volume::attributes(&new, &CALLER, removed, None).unwrap().0;
+        let gone = Volume::attributes(&*new, &CALLER, removed, None).unwrap().0;
         assert_eq!((gone.node, gone.links), (removed, 0));
-        match Volume::lookup(&new, &CALLER, entry.attributes.node, name("kept")).unwrap() {
+        match Volume::lookup(&*new, &CALLER, entry.attributes.node, name("kept")).unwrap() {
             Lookup::Found(found) => assert_eq!(found.attributes.node, kept),
             Lookup::Absent { .. } => panic!("the name is gone"),
         }
@@ -161,17 +183,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path()).unwrap());
         let refused = |bytes: &[u8]| {
-            Cache::restore(store.clone(), options(), bytes, Vec::new()).map(|_| ()).unwrap_err()
+            Cache::restore(store.clone(), options(), readers(), bytes, Vec::new()).map(|_| ()).unwrap_err()
         };
         assert!(matches!(refused(b""), RestoreError::Damaged(_)));
         assert!(matches!(refused(&[99]), RestoreError::Version(99)));
-        let good = Cache::new(store.clone(), options()).unwrap().snapshot().bytes;
+        let good = Cache::new(store.clone(), options(), readers()).unwrap().snapshot().bytes;
         for length in 1..good.len() {
             assert!(matches!(refused(&good[..length]), RestoreError::Damaged(_)), "{length}");
         }
-        let cache = Cache::new(store.clone(), options()).unwrap();
+        let cache = Cache::new(store.clone(), options(), readers()).unwrap();
         assert_eq!(
-            Volume::attributes(&cache, &CALLER, NodeId(77), None).unwrap_err(),
+            Volume::attributes(&*cache, &CALLER, NodeId(77), None).unwrap_err(),
             Errno::ESTALE
         );
     }

@@ -4,15 +4,20 @@ use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
-use cachefs_mount::{Errno, HandleId, Kind, Listed, ListingSink, Name, NodeId, Result};
+use cachefs_mount::{
+    Caller, Entry, Errno, HandleId, Kind, Listed, ListingSink, Name, NodeId, Result,
+};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
 use super::Cache;
-use super::handles::Open;
+use super::handles::{Handle, Open};
+use super::lookup::Seen;
 use super::resolve::{errno, open_at, status};
 use super::tree::{FileKey, Node};
+use super::view::Reader;
 
 /// Bytes asked for in one `getdents64(2)`.
 const BATCH: usize = 32 * 1024;
@@ -35,7 +40,16 @@ pub(super) struct Stream {
     at: usize,
     /// The offset of the entry at `at`.
     offset: u64,
+    /// What follows the live ones, once they have been listed.
+    others: Option<Vec<Other>>,
 }
+
+/// Number, name and node of a version that is not live.
+type Other = (u64, Box<[u8]>, NodeId);
+
+/// Set in the offsets of what is not live. No filesystem uses it: offsets are signed (`lseek(2)`). So
+/// one can't seek there, only go on.
+const OTHERS: u64 = 1 << 63;
 
 /// An entry as the filesystem lists it.
 struct Raw<'a> {
@@ -48,7 +62,7 @@ struct Raw<'a> {
 
 impl Stream {
     fn new(descriptor: OwnedFd) -> Stream {
-        Stream { descriptor, batch: Vec::new(), at: 0, offset: 0 }
+        Stream { descriptor, batch: Vec::new(), at: 0, offset: 0, others: None }
     }
 
     /// Goes to `offset`, unless it is there.
@@ -128,13 +142,14 @@ fn kind_of(d_type: u8) -> Option<Kind> {
 }
 
 impl Cache {
-    pub(super) fn open_directory(&self, id: NodeId) -> Result<(HandleId, bool)> {
+    pub(super) fn open_directory(&self, caller: &Caller, id: NodeId) -> Result<(HandleId, bool)> {
         let node = self.tree.get(id)?;
         if node.kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
-        let same = node.same_for_all();
-        Ok((self.handles.insert(id, Open::Directory(Mutex::new(None))), same))
+        let same = self.tree.versioned(&node).same_for_all();
+        let (job, open) = (self.readers.job(caller), Open::Directory(Mutex::new(None)));
+        Ok((self.handles.insert(Handle { node: id, job, process: 0, open }), same))
     }
 
     fn open_stream(&self, id: NodeId) -> Result<Stream> {
@@ -151,54 +166,116 @@ impl Cache {
         let handle = self.handles.get(id)?;
         let Open::Directory(stream) = &handle.open else { return Err(Errno::ENOTDIR) };
         let node = self.tree.get(handle.node)?;
+        let versioned = self.tree.versioned(&node);
+        if offset == 0 {
+            versioned.note_listed(handle.job.id, self.readers.tick());
+        }
         // Only those who list by this very handle wait for each other here.
         let mut stream = stream.lock();
         let stream = match &mut *stream {
             Some(stream) => stream,
             none => none.insert(self.open_stream(handle.node)?),
         };
-        stream.go_to(offset)?;
-        let directory = self.directory(handle.node)?;
-        while let Some(raw) = stream.peek()? {
-            let (length, next) = (raw.length, raw.next);
-            if !self.list_one(&node, &directory, &raw, sink) {
+        let reader = handle.job.reader();
+        if offset & OTHERS == 0 {
+            stream.go_to(offset)?;
+            stream.others = None;
+            let directory = self.directory(handle.node)?;
+            while let Some(raw) = stream.peek()? {
+                let (length, next) = (raw.length, raw.next);
+                if !self.list_one(&node, &versioned, &directory, &raw, reader, sink)? {
+                    return Ok(());
+                }
+                stream.advance(length, next);
+            }
+        }
+        let others = match &mut stream.others {
+            Some(others) => others,
+            none => none.insert(self.others_in(&node, &versioned, reader)?),
+        };
+        let after = offset & !OTHERS;
+        for (number, name, id) in others.iter().filter(|(number, ..)| *number > after) {
+            if !self.list_kept(OsStr::from_bytes(name), *id, OTHERS | number, sink) {
                 return Ok(());
             }
-            stream.advance(length, next);
         }
         Ok(())
+    }
+
+    /// What a reader sees in a directory that is not live there.
+    fn others_in(&self, node: &Node, versioned: &Node, reader: Reader) -> Result<Vec<Other>> {
+        let directory = self.directory(node.id)?;
+        let mut others = Vec::new();
+        for (name, kept) in versioned.all_versions() {
+            if status(&*directory, &name).is_ok() {
+                // Listed among the live ones.
+                continue;
+            }
+            if let Seen::Kept(id) = self.choose(&kept, None, reader) {
+                let number = kept.iter().find(|kept| kept.version.what == id);
+                others.push((number.map_or(0, |kept| kept.number), name, id));
+            }
+        }
+        others.sort_unstable_by_key(|(number, ..)| *number);
+        Ok(others)
+    }
+
+    /// Puts a version that is not live into the sink; false when there is no room for it.
+    fn list_kept(&self, name: &OsStr, id: NodeId, next: u64, sink: &mut dyn ListingSink) -> bool {
+        let Ok(entry) = self.kept_entry(id) else { return true };
+        let kind = entry.attributes.kind;
+        let taken = sink.take(&Listed { name, node: id, kind, next, entry: Some(entry) });
+        if !taken || !sink.wants_attributes() {
+            self.give_back(id, 1);
+        }
+        taken
     }
 
     /// Puts one entry into the sink; false when there is no room for it.
     fn list_one(
         &self,
         directory: &Node,
+        versioned: &Node,
         descriptor: &OwnedFd,
         raw: &Raw<'_>,
+        reader: Reader,
         sink: &mut dyn ListingSink,
-    ) -> bool {
+    ) -> Result<bool> {
         let bare = |node, kind| Listed { name: raw.name, node, kind, next: raw.next, entry: None };
         match raw.name.as_bytes() {
-            b"." => return sink.take(&bare(directory.id, Kind::Directory)),
+            b"." => return Ok(sink.take(&bare(directory.id, Kind::Directory))),
             b".." => {
                 let parent = directory.place().map_or(directory.id, |place| place.parent());
-                return sink.take(&bare(parent, Kind::Directory));
+                return Ok(sink.take(&bare(parent, Kind::Directory)));
             }
             _ => {}
         }
-        let Ok(name) = Name::new(raw.name) else { return true };
+        let Ok(name) = Name::new(raw.name) else { return Ok(true) };
         if self.is_private(directory.id, name) {
-            return true;
+            return Ok(true);
         }
-        if !sink.wants_attributes()
+        let kept = versioned.versions(name);
+        let plain = !sink.wants_attributes();
+        if plain
+            && kept.is_empty()
             && let Some(kind) = raw.kind
         {
             let key = FileKey { device: directory.key.device, inode: raw.inode };
-            return sink.take(&bare(self.tree.number(key), kind));
+            let number = self.tree.number_below(key, kind, directory.face);
+            return Ok(sink.take(&bare(number, kind)));
         }
         // A name that went away meanwhile is left out.
-        let Ok(status) = status(descriptor, raw.name.as_bytes()) else { return true };
-        let entry = self.found(directory.id, name, &status);
+        let Ok(status) = status(descriptor, raw.name.as_bytes()) else { return Ok(true) };
+        let entry = match kept.is_empty() {
+            true => self.found(directory.id, name, &status),
+            false => match self.choose(&kept, Some(status), reader) {
+                Seen::Kept(id) => return Ok(self.list_kept(raw.name, id, raw.next, sink)),
+                _ => {
+                    let entry = self.found(directory.id, name, &status);
+                    Entry { name_valid: Duration::ZERO, ..entry }
+                }
+            },
+        };
         let listed = Listed {
             node: entry.attributes.node,
             kind: entry.attributes.kind,
@@ -206,10 +283,10 @@ impl Cache {
             ..bare(directory.id, Kind::File)
         };
         let taken = sink.take(&listed);
-        if !taken || !sink.wants_attributes() {
-            self.forget(entry.attributes.node, 1);
+        if !taken || plain {
+            self.give_back(entry.attributes.node, 1);
         }
-        taken
+        Ok(taken)
     }
 
     pub(super) fn sync_directory(&self, id: HandleId) -> Result<()> {

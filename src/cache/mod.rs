@@ -1,12 +1,17 @@
 //! The engine: a [`Store`] as a [`Volume`].
 
 mod attributes;
+mod clean;
 mod descriptors;
 mod files;
 mod handles;
 mod ledger;
 mod listing;
+mod lookup;
+mod name_locks;
 mod namespace;
+mod publish;
+mod removal;
 mod resolve;
 mod retire;
 mod tree;
@@ -17,22 +22,27 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cachefs_mount::{
     AllocateFlags, Attributes, Caller, Entry, HandleId, Kind, ListingSink, Lookup, Name, NodeId,
-    OpenFlags, Opened, RenameFlags, Result, Seek, SetAttributes, SetXattr, Space, Volume,
+    Notify, OpenFlags, Opened, RenameFlags, Result, Seek, SetAttributes, SetXattr, Space, Volume,
 };
+use dashmap::DashMap;
 use parking_lot::RwLock;
-use rustix::fs::AtFlags;
 
 use self::descriptors::Descriptors;
 use self::handles::Handles;
 pub use self::ledger::{RestoreError, Snapshot};
 pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
+use self::lookup::Steps;
+use self::name_locks::NameLocks;
+use self::publish::Draft;
+use self::retire::Retired;
 use self::tree::Tree;
+use crate::readers::Readers;
 use crate::store::Store;
 
 /// Who may do what (SEMANTICS 5).
@@ -54,22 +64,36 @@ pub struct CacheOptions {
     pub access: Access,
     /// About how many descriptors of the store are kept open for later use.
     pub descriptors: usize,
+    /// How long what was removed is kept.
+    pub keep: Keep,
 }
 
 /// A store, ready to be mounted.
-#[derive(Debug)]
 pub struct Cache {
     options: CacheOptions,
     store: Arc<Store>,
+    readers: Arc<Readers>,
     root: Arc<OwnedFd>,
+    staged: Arc<OwnedFd>,
+    retired_folder: Arc<OwnedFd>,
     /// The daemon's own user and group, who new files belong to by themselves.
     own: (u32, u32),
     tree: Tree,
     handles: Handles,
     descriptors: Descriptors,
+    /// By the numbers of their nodes.
+    drafts: DashMap<u64, Arc<Draft>>,
+    steps: Steps,
+    retired: Retired,
+    /// The operating system, once it shows this.
+    kernel: OnceLock<Arc<dyn Notify>>,
+    /// Of names in our own folders, of versions and of records.
+    next_number: AtomicU64,
+    /// Locked before all else.
+    names: NameLocks,
     /// Shared by whoever moves or removes a name, from the system call until the tree tells of it;
-    /// exclusive for one who could not find a node where the tree said. Locked before anything in
-    /// the tree.
+    /// exclusive for one who could not find a node where the tree said. Locked after `names`, and
+    /// before anything in the tree.
     moves: RwLock<()>,
     counters: Counters,
 }
@@ -104,22 +128,68 @@ pub struct Counts {
 }
 
 impl Cache {
-    /// A cache of what lies in `store`. Nothing is read but the root's own status.
-    pub fn new(store: Arc<Store>, options: CacheOptions) -> io::Result<Cache> {
+    /// A cache of what lies in `store`, used by `readers`. Nothing is read but the status of the
+    /// root and of the store's own folders.
+    pub fn new(
+        store: Arc<Store>,
+        options: CacheOptions,
+        readers: Arc<Readers>,
+    ) -> io::Result<Arc<Cache>> {
+        let cache = Arc::new(Cache::bare(store, options, readers)?);
+        cache.begin()?;
+        Ok(cache)
+    }
+
+    /// Without anything that runs in the background.
+    fn bare(
+        store: Arc<Store>,
+        options: CacheOptions,
+        readers: Arc<Readers>,
+    ) -> io::Result<Cache> {
         let root = store.root().try_clone_to_owned()?;
-        let status =
-            resolve::status(&root, b"").map_err(|e| io::Error::from_raw_os_error(e.raw()))?;
+        let (staged, retired_folder) = (store.folder("staged")?, store.folder("retired")?);
+        let key = |folder: &OwnedFd| {
+            let status = resolve::status(folder, b"");
+            status.map(|s| resolve::key(&s)).map_err(|e| io::Error::from_raw_os_error(e.raw()))
+        };
         Ok(Cache {
             options,
-            tree: Tree::new(resolve::key(&status)),
+            tree: Tree::new(key(&root)?, key(&staged)?, key(&retired_folder)?),
             handles: Handles::new(1),
             descriptors: Descriptors::new(options.descriptors),
+            drafts: DashMap::new(),
+            steps: Steps::default(),
+            retired: Retired::default(),
+            kernel: OnceLock::new(),
+            next_number: AtomicU64::new(1),
+            names: NameLocks::new(),
             own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             root: Arc::new(root),
+            staged: Arc::new(staged),
+            retired_folder: Arc::new(retired_folder),
             store,
+            readers,
             moves: RwLock::new(()),
             counters: Counters::default(),
         })
+    }
+
+    /// Starts what runs in the background.
+    fn begin(self: &Arc<Self>) -> io::Result<()> {
+        self.start_reaper()?;
+        let cache = Arc::downgrade(self);
+        self.readers.when_one_ends(Box::new(move |job| {
+            if let Some(cache) = cache.upgrade() {
+                cache.drop_unopened_drafts(job.id);
+                cache.retired.wake();
+            }
+        }));
+        Ok(())
+    }
+
+    /// A number that nothing has had yet.
+    fn next_number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
     /// How it is doing.
@@ -138,13 +208,24 @@ impl Cache {
     }
 }
 
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
 impl Volume for Cache {
-    fn lookup(&self, _: &Caller, parent: NodeId, name: Name<'_>) -> Result<Lookup> {
-        self.lookup(parent, name)
+    fn mounted(&self, kernel: Arc<dyn Notify>) {
+        // Once: it is mounted once.
+        let _ = self.kernel.set(kernel);
+    }
+
+    fn lookup(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<Lookup> {
+        self.lookup(caller, parent, name)
     }
 
     fn forget(&self, node: NodeId, lookups: u64) -> bool {
-        self.forget(node, lookups)
+        self.give_back(node, lookups)
     }
 
     fn attributes(
@@ -201,32 +282,38 @@ impl Volume for Cache {
         self.make_symlink(caller, parent, name, target)
     }
 
-    fn make_link(&self, _: &Caller, node: NodeId, parent: NodeId, name: Name<'_>) -> Result<Entry> {
-        self.make_link(node, parent, name)
+    fn make_link(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        parent: NodeId,
+        name: Name<'_>,
+    ) -> Result<Entry> {
+        self.make_link(caller, node, parent, name)
     }
 
-    fn remove_file(&self, _: &Caller, parent: NodeId, name: Name<'_>) -> Result<()> {
-        self.remove(parent, name, AtFlags::empty())
+    fn remove_file(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<()> {
+        self.remove_file(caller, parent, name)
     }
 
-    fn remove_directory(&self, _: &Caller, parent: NodeId, name: Name<'_>) -> Result<()> {
-        self.remove(parent, name, AtFlags::REMOVEDIR)
+    fn remove_directory(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<()> {
+        self.remove_directory(caller, parent, name)
     }
 
     fn rename(
         &self,
-        _: &Caller,
+        caller: &Caller,
         parent: NodeId,
         name: Name<'_>,
         new_parent: NodeId,
         new_name: Name<'_>,
         flags: RenameFlags,
     ) -> Result<()> {
-        self.rename(parent, name, new_parent, new_name, flags)
+        self.rename(caller, (parent, name), (new_parent, new_name), flags)
     }
 
-    fn open(&self, _: &Caller, node: NodeId, flags: OpenFlags) -> Result<Opened> {
-        self.open(node, flags)
+    fn open(&self, caller: &Caller, node: NodeId, flags: OpenFlags) -> Result<Opened> {
+        self.open(caller, node, flags)
     }
 
     fn create(
@@ -252,14 +339,13 @@ impl Volume for Cache {
         self.write(handle, offset, data)
     }
 
-    fn flush(&self, _: &Caller, _: HandleId) -> Result<()> {
-        // The kernel has written back what was stored through mappings before it asked; the bytes
-        // are where everyone finds them.
-        Ok(())
+    fn flush(&self, caller: &Caller, handle: HandleId) -> Result<()> {
+        // The kernel has written back what was stored through mappings before it asked.
+        self.close_draft(&*self.handles.get(handle)?, Some(caller))
     }
 
     fn release(&self, handle: HandleId) {
-        self.handles.remove(handle);
+        self.release(handle);
     }
 
     fn sync(&self, handle: HandleId, data_only: bool) -> Result<()> {
@@ -284,8 +370,8 @@ impl Volume for Cache {
         self.copy_range(from, to, length)
     }
 
-    fn open_directory(&self, _: &Caller, node: NodeId) -> Result<(HandleId, bool)> {
-        self.open_directory(node)
+    fn open_directory(&self, caller: &Caller, node: NodeId) -> Result<(HandleId, bool)> {
+        self.open_directory(caller, node)
     }
 
     fn read_directory(

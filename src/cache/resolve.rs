@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno as Os;
 
 use super::Cache;
-use super::tree::{FileKey, Node, Place};
+use super::tree::{FileKey, Node, Place, RETIRED, STAGED};
 
 /// What is asked of the store about a file.
 pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS;
@@ -78,9 +78,9 @@ impl Cache {
                 missing.pop();
                 break orphan;
             }
-            if node.id == NodeId::ROOT {
+            if let Some(own) = self.own_folder(node.id) {
                 missing.pop();
-                break self.root.clone();
+                break own;
             }
             let parent = node.place().ok_or(Errno::ESTALE)?.parent();
             if let Some(kept) = self.descriptors.directory(parent) {
@@ -93,6 +93,16 @@ impl Cache {
             self.descriptors.keep_directory(node.id, found.clone());
         }
         Ok(found)
+    }
+
+    /// The folders that are always open.
+    fn own_folder(&self, id: NodeId) -> Option<Arc<OwnedFd>> {
+        match id {
+            NodeId::ROOT => Some(self.root.clone()),
+            STAGED => Some(self.staged.clone()),
+            RETIRED => Some(self.retired_folder.clone()),
+            _ => None,
+        }
     }
 
     fn open_directory_below(&self, node: &Node, parent: &OwnedFd) -> Result<OwnedFd> {
@@ -162,8 +172,8 @@ impl Cache {
         let mut names = Vec::new();
         let mut next = id;
         let mut found = loop {
-            if next == NodeId::ROOT {
-                break self.root.clone();
+            if let Some(own) = self.own_folder(next) {
+                break own;
             }
             let node = self.tree.get(next)?;
             if let Some(orphan) = node.orphan() {

@@ -1,10 +1,25 @@
 //! Live -> retired -> reclaimed (SEMANTICS 3).
+//!
+//! What is removed while somebody runs who may go on using it is moved into the store's own folder,
+//! as it is: a whole directory in one rename. Who began before the removal, and is not the one who
+//! removed it, sees it as before. When the last of them has ended it is reclaimed, in the background.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, OFlags, Statx};
 
 use super::Cache;
+use super::name_locks::Change;
+use super::resolve::{errno, key, kind, open_at, status};
+use super::tree::{How, Node, RETIRED, known_name};
+use super::view::{self, Moment, Stage, Version, is_lock_name};
 use crate::readers::Job;
 
 /// How much there is of something.
@@ -68,20 +83,481 @@ impl Default for Keep {
     }
 }
 
+/// The remover's number where no job removes, but an administrator.
+pub(super) const ADMINISTRATOR: u64 = u64::MAX;
+
+/// Something that was removed.
+#[derive(Clone, Debug)]
+struct Record {
+    at: Moment,
+    /// Who removed it.
+    by: u64,
+    /// Where it was; none if nobody saw it any more when it was removed.
+    seen_as: Option<(Arc<Node>, Box<[u8]>)>,
+    node: NodeId,
+    since: Instant,
+    /// A directory is measured after it was removed.
+    amount: Option<Amount>,
+}
+
+/// All that was removed and is not reclaimed.
+#[derive(Debug, Default)]
+pub(super) struct Retired {
+    /// By number, and so by moment.
+    records: Mutex<BTreeMap<u64, Record>>,
+    reaper: Mutex<Option<Sender<()>>>,
+}
+
+impl Retired {
+    /// Has the reaper look for what nobody needs any more.
+    pub(super) fn wake(&self) {
+        if let Some(reaper) = &*self.reaper.lock() {
+            // It ends with the cache; then there is nothing to wake.
+            let _ = reaper.send(());
+        }
+    }
+}
+
+fn amount(status: &Statx) -> Amount {
+    // Units of 512 bytes, whatever the filesystem (statx(2)).
+    Amount { bytes: status.stx_blocks * 512, files: 1 }
+}
+
+impl Amount {
+    fn add(&mut self, other: Amount) {
+        self.bytes += other.bytes;
+        self.files += other.files;
+    }
+}
+
 impl Cache {
-    /// Takes `paths` (relative to the mount; all of it if there are none) out of the live view in one
-    /// step. Nobody who runs is disturbed.
-    pub fn clean(&self, paths: &[PathBuf]) -> Result<Cleaned, CleanError> {
-        Err(CleanError::Absent(paths.first().cloned().unwrap_or_default()))
+    /// Whether a name that `job` takes away now, at this moment, has to be kept for others.
+    pub(super) fn is_kept(
+        &self,
+        job: u64,
+        at: Moment,
+        name: Name<'_>,
+        temporary: impl FnOnce() -> bool,
+    ) -> bool {
+        self.readers.oldest_besides(job).is_some_and(|began| began < at)
+            && !is_lock_name(name.as_bytes())
+            && !temporary()
     }
 
-    /// The running jobs, the oldest first, and what each holds.
-    pub fn readers(&self) -> Vec<Holding> {
-        Vec::new()
+    /// Whether `job` itself gave that name to a node, and neither it nor any directory above it was
+    /// renamed since.
+    pub(super) fn is_own(
+        &self,
+        job: u64,
+        folder: &Arc<Node>,
+        node: Option<&Node>,
+        wanted: impl FnOnce(How) -> bool,
+    ) -> bool {
+        let Some(added) = node.and_then(Node::added) else { return false };
+        if added.by != job || added.how == How::Moved || !wanted(added.how) {
+            return false;
+        }
+        let mut above = folder.clone();
+        loop {
+            if above.renamed().is_some_and(|renamed| renamed > added.at) {
+                return false;
+            }
+            let Some(place) = above.place() else { return true };
+            match self.tree.get(place.parent()) {
+                Ok(parent) => above = parent,
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// Takes `name` out of the live view and keeps it: for all who began before, if `seen`.
+    pub(super) fn retire(
+        &self,
+        _: &Change<'_>,
+        folder: &Arc<Node>,
+        directory: &OwnedFd,
+        name: Name<'_>,
+        (at, by): (Moment, u64),
+        seen: bool,
+    ) -> Result<()> {
+        let status = status(directory, name.as_bytes())?;
+        let (key, kind) = (key(&status), kind(&status));
+        let number = self.next_number();
+        let text = number.to_string();
+        let node = {
+            let _moving = self.moves.read();
+            let (from, to) = (directory, &*self.retired_folder);
+            rustix::fs::renameat(from, name.as_bytes(), to, &*text).map_err(errno)?;
+            let node = self.tree.know(key, kind, RETIRED, known_name(text.as_bytes()));
+            if kind != Kind::Directory {
+                self.tree.remove_place(&node, folder.id, name);
+            }
+            node
+        };
+        if seen {
+            let hidden = [by].into();
+            self.add_version(folder, name, node.id, Stage::Retired { at, hidden });
+        }
+        let seen_as = seen.then(|| (folder.clone(), name.as_bytes().into()));
+        let amount = (kind != Kind::Directory).then(|| amount(&status));
+        self.record(Record { at, by, seen_as, node: node.id, since: Instant::now(), amount });
+        if !seen || kind == Kind::Directory {
+            self.retired.wake();
+        }
+        Ok(())
+    }
+
+    /// Keeps the old name of something that was renamed.
+    pub(super) fn keep_old_name(
+        &self,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        node: NodeId,
+        (at, by): (Moment, u64),
+    ) {
+        self.add_version(folder, name, node, Stage::Retired { at, hidden: [by].into() });
+        let seen_as = Some((folder.clone(), name.as_bytes().into()));
+        // It lies where it lives.
+        let amount = Some(Amount::default());
+        self.record(Record { at, by, seen_as, node, since: Instant::now(), amount });
+    }
+
+    fn record(&self, record: Record) {
+        let number = self.next_number();
+        self.retired.records.lock().insert(number, record);
+    }
+
+    /// `job` does not see the kept version `number` of a name any more.
+    pub(super) fn hide(&self, _: &Change<'_>, folder: &Node, name: Name<'_>, what: NodeId, job: u64) {
+        self.tree.change_versions(folder, name.as_bytes(), |list| {
+            for kept in list.iter_mut().filter(|kept| kept.version.what == what) {
+                if let Stage::Retired { hidden, .. } = &mut kept.version.stage {
+                    hidden.push(job);
+                }
+            }
+        });
+    }
+
+    /// The directory that was removed last under this name and is still kept.
+    fn retired_directory(&self, folder: &Node, name: Name<'_>) -> Option<(Arc<Node>, Stage)> {
+        let kept = folder.versions(name);
+        let newest = kept
+            .iter()
+            .filter_map(|kept| match kept.version.stage {
+                Stage::Retired { at, .. } => Some((at, kept)),
+                _ => None,
+            })
+            .max_by_key(|(at, _)| *at)?;
+        let node = self.tree.get(newest.1.version.what).ok()?;
+        let here = node.place().is_some_and(|place| place.parent() == RETIRED);
+        (node.kind == Kind::Directory && here).then(|| (node, newest.1.version.stage.clone()))
+    }
+
+    /// Brings a retired directory back under its name, empty for all but those who see what was in it
+    /// (SEMANTICS 3.4). False: there is none.
+    pub(super) fn bring_back(
+        &self,
+        folder: &Arc<Node>,
+        directory: &OwnedFd,
+        name: Name<'_>,
+    ) -> Result<bool> {
+        loop {
+            let Some((node, stage)) = self.retired_directory(folder, name) else {
+                return Ok(false);
+            };
+            // Not under the name's lock: these names have locks of their own.
+            self.retire_contents(&node, &stage)?;
+            let _change = self.names.change(folder.id, name.as_bytes());
+            let still = self.retired_directory(folder, name).is_some_and(|(now, _)| now.id == node.id);
+            let Some(place) = node.place().filter(|_| still) else { continue };
+            {
+                let _moving = self.moves.read();
+                let flags = rustix::fs::RenameFlags::NOREPLACE;
+                let from = &*self.retired_folder;
+                rustix::fs::renameat_with(from, &*place.name, directory, name.as_bytes(), flags)
+                    .map_err(errno)?;
+                self.tree.add_place(&node, folder.id, name);
+            }
+            self.remove_retired(folder, name, node.id);
+            self.retired.records.lock().retain(|_, record| {
+                record.node != node.id
+                    || record.seen_as.as_ref().is_none_or(|(f, n)| f.id != folder.id || **n != *name.as_bytes())
+            });
+            return Ok(true);
+        }
+    }
+
+    /// Takes a kept version out of its directory, and gives back what it held.
+    fn remove_retired(&self, folder: &Node, name: Name<'_>, what: NodeId) {
+        let mut removed = 0;
+        self.tree.change_versions(folder, name.as_bytes(), |list| {
+            let before = list.len();
+            list.retain(|kept| {
+                kept.version.what != what || !matches!(kept.version.stage, Stage::Retired { .. })
+            });
+            removed = before - list.len();
+        });
+        self.give_back(what, removed as u64);
+    }
+
+    /// All that is live in a retired directory becomes retired as the directory is.
+    fn retire_contents(&self, node: &Arc<Node>, stage: &Stage) -> Result<()> {
+        let Stage::Retired { at, hidden } = stage else { return Ok(()) };
+        let directory = self.directory(node.id)?;
+        for name in self.names_in(&directory)? {
+            let name = known_name(&name);
+            let change = self.names.change(node.id, name.as_bytes());
+            let by = hidden.first().copied().unwrap_or(ADMINISTRATOR);
+            match self.retire(&change, node, &directory, name, (*at, by), true) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+            for &job in hidden.iter().skip(1) {
+                let newest = node.versions(name).last().map(|kept| kept.version.what);
+                if let Some(what) = newest {
+                    self.hide(&change, node, name, what, job);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The names in a folder of the store.
+    pub(super) fn names_in(&self, directory: &OwnedFd) -> Result<Vec<Box<[u8]>>> {
+        let listed = open_at(directory, b".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::new(listed).map_err(errno)? {
+            let entry = entry.map_err(errno)?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name.into());
+            }
+        }
+        Ok(names)
     }
 
     /// What was removed and is still there for running jobs, or on its way out.
     pub fn retired(&self) -> Amount {
-        Amount::default()
+        let mut all = Amount::default();
+        for record in self.retired.records.lock().values() {
+            all.add(record.amount.unwrap_or_default());
+        }
+        all
+    }
+
+    /// The running jobs, the oldest first, and what each holds.
+    pub fn readers(&self) -> Vec<Holding> {
+        let jobs = self.readers.all();
+        let records: Vec<Record> = self.retired.records.lock().values().cloned().collect();
+        let held = |job: &Job| {
+            let mut all = Amount::default();
+            for record in &records {
+                let version = Version {
+                    what: (),
+                    stage: Stage::Retired { at: record.at, hidden: [record.by].into() },
+                };
+                if record.seen_as.is_some() && view::seen([version], job.reader()).is_some() {
+                    all.add(record.amount.unwrap_or_default());
+                }
+            }
+            all
+        };
+        jobs.into_iter().map(|job| Holding { retired: held(&job), job }).collect()
+    }
+
+    /// Starts what reclaims in the background.
+    pub(super) fn start_reaper(self: &Arc<Self>) -> std::io::Result<()> {
+        let (wake, woken) = std::sync::mpsc::channel();
+        *self.retired.reaper.lock() = Some(wake);
+        let cache = Arc::downgrade(self);
+        std::thread::Builder::new().name("reaper".into()).spawn(move || {
+            loop {
+                let Some(cache) = cache.upgrade() else { return };
+                let next = cache.reclaim();
+                drop(cache);
+                // What has to be reclaimed because of the time is due then, at the earliest.
+                let wait = next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()));
+                match woken.recv_timeout(wait) {
+                    Ok(()) | Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+                    Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
+                }
+                while woken.try_recv().is_ok() {}
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Reclaims what nobody needs any more, in the order in which it was removed; when the next is due
+    /// in any case.
+    pub(super) fn reclaim(&self) -> Option<Instant> {
+        self.measure();
+        let needs = Needs::new(&self.readers.all(), self.options.keep);
+        let now = Instant::now();
+        let (due, next) = {
+            let records = self.retired.records.lock();
+            let due: Vec<(u64, Record)> = records
+                .iter()
+                .filter(|(_, record)| needs.until(record).is_none_or(|until| until <= now))
+                .map(|(number, record)| (*number, record.clone()))
+                .collect();
+            let next = records.values().filter_map(|record| needs.until(record)).filter(|at| *at > now).min();
+            (due, next)
+        };
+        for (number, record) in due {
+            if needs.until(&record).is_some() && needs.anyone(&record) {
+                tracing::warn!(
+                    name = %record.name(), kept_for = %needs.names(&record),
+                    "kept for as long as --retain-for allows; running jobs may miss it now",
+                );
+            }
+            self.reclaim_one(&record);
+            self.retired.records.lock().remove(&number);
+        }
+        next
+    }
+
+    fn reclaim_one(&self, record: &Record) {
+        let Ok(node) = self.tree.get(record.node) else { return };
+        let place = match &record.seen_as {
+            Some((folder, name)) => {
+                let name = known_name(name);
+                let _change = self.names.change(folder.id, name.as_bytes());
+                let place = node.place();
+                self.remove_retired(folder, name, record.node);
+                place
+            }
+            None => {
+                let place = node.place();
+                self.give_back(record.node, 1);
+                place
+            }
+        };
+        // It may have been moved to somewhere else, or live there from the first.
+        let Some(place) = place.filter(|place| place.parent() == RETIRED) else { return };
+        let removed = match node.kind {
+            Kind::Directory => self.remove_tree(&place.name),
+            _ => self.unlink_in(&self.retired_folder, &place.name),
+        };
+        if let Err(errno) = removed {
+            tracing::warn!(%errno, name = %record.name(), "can't reclaim; the next mount does");
+        }
+    }
+
+    /// Removes a directory of the folder of what is retired, with everything in it.
+    fn remove_tree(&self, name: &[u8]) -> Result<()> {
+        // Not by recursion: trees may be deeper than a stack.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let top = open_at(&*self.retired_folder, name, flags)?;
+        let mut open: Vec<(OwnedFd, Vec<Box<[u8]>>, Box<[u8]>)> = Vec::new();
+        let names = self.names_in(&top)?;
+        open.push((top, names, name.into()));
+        while let Some((directory, names, _)) = open.last_mut() {
+            if let Some(next) = names.pop() {
+                match open_at(&*directory, &next, flags) {
+                    Ok(below) => {
+                        let names = self.names_in(&below)?;
+                        open.push((below, names, next));
+                    }
+                    Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO | Errno::EACCES) => {
+                        self.unlink_in(directory, &next)?;
+                    }
+                    Err(Errno::ENOENT) => {}
+                    Err(errno) => return Err(errno),
+                }
+                continue;
+            }
+            let Some((directory, _, name)) = open.pop() else { break };
+            let above = open.last().map_or(&*self.retired_folder, |(above, ..)| above);
+            rustix::fs::unlinkat(above, &*name, AtFlags::REMOVEDIR).map_err(errno)?;
+            self.tree.orphan(key(&status(&directory, b"")?), directory);
+        }
+        Ok(())
+    }
+
+    /// Finds out how much there is of the directories that were removed.
+    fn measure(&self) {
+        loop {
+            let next = {
+                let records = self.retired.records.lock();
+                let unmeasured = records.iter().find(|(_, record)| record.amount.is_none());
+                unmeasured.map(|(number, record)| (*number, record.node))
+            };
+            let Some((number, node)) = next else { return };
+            let amount = self.directory(node).and_then(|top| self.amount_in(&top));
+            if let Some(record) = self.retired.records.lock().get_mut(&number) {
+                record.amount = Some(amount.unwrap_or_default());
+            }
+        }
+    }
+
+    fn amount_in(&self, top: &OwnedFd) -> Result<Amount> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let mut all = amount(&status(top, b"")?);
+        let mut open = vec![(open_at(top, b".", flags)?, self.names_in(top)?)];
+        while let Some((directory, names)) = open.last_mut() {
+            let Some(name) = names.pop() else {
+                open.pop();
+                continue;
+            };
+            let Ok(found) = status(&*directory, &name) else { continue };
+            all.add(amount(&found));
+            if kind(&found) == Kind::Directory
+                && let Ok(below) = open_at(&*directory, &name, flags)
+            {
+                let names = self.names_in(&below)?;
+                open.push((below, names));
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// How long the reaper sleeps when nothing is due.
+const IDLE: Duration = Duration::from_secs(3600);
+
+impl Record {
+    fn name(&self) -> String {
+        let name = self.seen_as.as_ref().map(|(_, name)| String::from_utf8_lossy(name));
+        name.unwrap_or_default().into_owned()
+    }
+}
+
+/// For whom things have to be kept.
+struct Needs {
+    /// The oldest two jobs that can be seen: one of them may have removed the thing himself.
+    oldest: Vec<Arc<Job>>,
+    /// There are callers whose pids can't be seen.
+    unknown: bool,
+    keep: Keep,
+}
+
+impl Needs {
+    fn new(jobs: &[Arc<Job>], keep: Keep) -> Needs {
+        let known = jobs.iter().filter(|job| job.id != Job::UNKNOWN);
+        Needs {
+            oldest: known.take(2).cloned().collect(),
+            unknown: jobs.iter().any(|job| job.id == Job::UNKNOWN),
+            keep,
+        }
+    }
+
+    /// Whether a job that can be seen needs it.
+    fn anyone(&self, record: &Record) -> bool {
+        record.seen_as.is_some()
+            && self.oldest.iter().any(|job| job.id != record.by && job.began < record.at)
+    }
+
+    /// Until when it is kept at the longest; none: nobody needs it.
+    fn until(&self, record: &Record) -> Option<Instant> {
+        if self.anyone(record) {
+            return Some(record.since + self.keep.retain_for);
+        }
+        let unknown = self.unknown && record.by != Job::UNKNOWN && record.seen_as.is_some();
+        unknown.then(|| record.since + self.keep.grace.min(self.keep.retain_for))
+    }
+
+    fn names(&self, record: &Record) -> String {
+        let holders = self.oldest.iter().filter(|job| job.began < record.at);
+        holders.map(|job| format!("pid {}", job.pid)).collect::<Vec<_>>().join(", ")
     }
 }

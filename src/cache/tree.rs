@@ -6,12 +6,18 @@
 //! descriptor need be kept for it. A node that has lost its last name is an *orphan*, and holds a
 //! descriptor instead, until nobody knows it.
 //!
+//! What is not live lies in two folders of the store's own, which are nodes too although nobody can
+//! ask for them: [`STAGED`] and [`RETIRED`].
+//!
 //! Numbers are never used twice. A number belongs to a file of the store as long as that exists,
 //! also while the operating system has forgotten it, so that `st_ino` is stable.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
 use dashmap::DashMap;
@@ -20,7 +26,18 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::view::Version;
+use super::view::{Moment, Version};
+
+/// The node of the folder of versions that are being written.
+pub(super) const STAGED: NodeId = NodeId(u64::MAX - 1);
+
+/// The node of the folder of versions that were removed.
+pub(super) const RETIRED: NodeId = NodeId(u64::MAX - 2);
+
+/// Where a directory was given a second number, all directories below it are numbered apart by this;
+/// 0 is the ordinary numbering. An operating system that met one directory in two places would take it
+/// from one to the other.
+pub(super) type Face = u32;
 
 /// Which file of the store it is: device and inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -54,12 +71,55 @@ impl Place {
 struct State {
     places: SmallVec<[Place; 1]>,
     orphan: Option<Arc<OwnedFd>>,
-    /// Of a directory: the versions of its names that are not live. Absent while there are none,
-    /// which is nearly always; the live ones are in the store itself (SEMANTICS 1.1).
-    versions: Option<Box<Versions>>,
+    /// How it got its name, while that is known.
+    added: Option<Box<Added>>,
+    /// Of a directory, once there is anything to say.
+    folder: Option<Box<Folder>>,
 }
 
-type Versions = std::collections::HashMap<Box<[u8]>, SmallVec<[Version<NodeId>; 2]>>;
+/// How a name came to stand for a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Added {
+    /// The job that did it.
+    pub(super) by: u64,
+    /// When.
+    pub(super) at: Moment,
+    pub(super) how: How,
+}
+
+/// What gave a name to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// Made where nothing may have been (`O_EXCL`, `mkdir` and the like).
+    Exclusively,
+    /// Made by writing it.
+    Written,
+    /// Renamed or linked.
+    Moved,
+}
+
+/// A version that is not live, and its number, by which listings go on and which never changes.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) number: u64,
+    pub(super) version: Version<NodeId>,
+}
+
+pub(super) type KeptList = SmallVec<[Kept; 1]>;
+
+#[derive(Debug, Default)]
+struct Folder {
+    /// The versions of names that are not live; the live ones are in the store itself (SEMANTICS
+    /// 1.1). Nearly always empty.
+    versions: HashMap<Box<[u8]>, KeptList>,
+    /// Who listed it last, and when.
+    listed: SmallVec<[(u64, Moment); 2]>,
+    /// When it was renamed last.
+    renamed: Option<Moment>,
+}
+
+/// So many are remembered of those who listed a directory.
+const LISTERS: usize = 8;
 
 /// A file or directory that the operating system knows.
 #[derive(Debug)]
@@ -67,6 +127,10 @@ pub(super) struct Node {
     pub(super) id: NodeId,
     pub(super) key: FileKey,
     pub(super) kind: Kind,
+    /// Of a directory: how those below it are numbered.
+    pub(super) face: Face,
+    /// Open handles.
+    opens: AtomicU32,
     /// Lookups not yet given back, and known children. Raised only while `Tree::nodes` is locked
     /// for this node's number, so that a node found there can't be one that is just being removed.
     references: AtomicU64,
@@ -91,16 +155,93 @@ impl Node {
     }
 
     /// The versions of `name` in this directory that are not live.
-    pub(super) fn versions(&self, name: Name<'_>) -> SmallVec<[Version<NodeId>; 2]> {
-        match &self.state.lock().versions {
-            Some(versions) => versions.get(name.as_bytes()).cloned().unwrap_or_default(),
+    pub(super) fn versions(&self, name: Name<'_>) -> KeptList {
+        match &self.state.lock().folder {
+            Some(folder) => folder.versions.get(name.as_bytes()).cloned().unwrap_or_default(),
             None => SmallVec::new(),
         }
     }
 
+    /// All versions in this directory that are not live, by name.
+    pub(super) fn all_versions(&self) -> Vec<(Box<[u8]>, KeptList)> {
+        match &self.state.lock().folder {
+            Some(folder) => folder.versions.iter().map(|(n, k)| (n.clone(), k.clone())).collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Changes the versions of one name; how many more references this is worth to the directory,
+    /// which has one for as long as it has versions.
+    fn change_versions(&self, name: &[u8], change: impl FnOnce(&mut KeptList)) -> i8 {
+        let mut state = self.state.lock();
+        let folder = state.folder.get_or_insert_default();
+        let before = folder.versions.is_empty();
+        let mut kept = folder.versions.remove(name).unwrap_or_default();
+        change(&mut kept);
+        if !kept.is_empty() {
+            folder.versions.insert(name.into(), kept);
+        }
+        i8::from(before) - i8::from(folder.versions.is_empty())
+    }
+
     /// Whether this directory looks the same to everyone.
     pub(super) fn same_for_all(&self) -> bool {
-        self.state.lock().versions.is_none()
+        self.state.lock().folder.as_ref().is_none_or(|folder| folder.versions.is_empty())
+    }
+
+    /// How its newest name was added, if that is known.
+    pub(super) fn added(&self) -> Option<Added> {
+        self.state.lock().added.as_deref().copied()
+    }
+
+    pub(super) fn note_added(&self, added: Added) {
+        self.state.lock().added = Some(Box::new(added));
+    }
+
+    /// When this directory was renamed last.
+    pub(super) fn renamed(&self) -> Option<Moment> {
+        self.state.lock().folder.as_ref()?.renamed
+    }
+
+    pub(super) fn note_renamed(&self, at: Moment) {
+        self.state.lock().folder.get_or_insert_default().renamed = Some(at);
+    }
+
+    /// When that job listed this directory last, unless that was too long ago.
+    pub(super) fn listed_by(&self, job: u64) -> Option<Moment> {
+        let state = self.state.lock();
+        let listed = &state.folder.as_ref()?.listed;
+        listed.iter().find(|(id, _)| *id == job).map(|(_, at)| *at)
+    }
+
+    pub(super) fn note_listed(&self, job: u64, at: Moment) {
+        let mut state = self.state.lock();
+        let listed = &mut state.folder.get_or_insert_default().listed;
+        listed.retain(|(id, _)| *id != job);
+        if listed.len() == LISTERS {
+            listed.remove(0);
+        }
+        listed.push((job, at));
+    }
+
+    /// One more handle is open.
+    pub(super) fn opened(&self) {
+        self.opens.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less is.
+    pub(super) fn closed(&self) {
+        self.opens.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether any handle is open.
+    pub(super) fn is_open(&self) -> bool {
+        self.opens.load(Ordering::Relaxed) > 0
+    }
+
+    fn new(id: NodeId, key: FileKey, kind: Kind, face: Face, references: u64) -> Node {
+        let (opens, references) = (AtomicU32::new(0), AtomicU64::new(references));
+        Node { id, key, kind, face, opens, references, state: Mutex::default() }
     }
 }
 
@@ -122,21 +263,32 @@ pub(super) struct Tree {
     nodes: DashMap<u64, Arc<Node>>,
     /// Locked after `nodes`, never before it.
     numbers: DashMap<FileKey, u64>,
+    /// The numbers of directories below one that has a second number. Locked as `numbers`.
+    faced: DashMap<(FileKey, Face), u64>,
     next: AtomicU64,
+    next_face: AtomicU32,
 }
 
 impl Tree {
-    /// A tree of which only the root is known.
-    pub(super) fn new(root: FileKey) -> Tree {
+    /// A tree of which only the root is known, and the folders of what is not live.
+    pub(super) fn new(root: FileKey, staged: FileKey, retired: FileKey) -> Tree {
         let tree = Tree::empty(NodeId::ROOT.0 + 1);
         tree.numbers.insert(root, NodeId::ROOT.0);
-        // The root is never given back; its one reference is the mount itself.
-        tree.insert(NodeId::ROOT, root, Kind::Directory, 1, SmallVec::new(), None);
+        // These are never given back; their one reference is the mount itself.
+        for (id, key) in [(NodeId::ROOT, root), (STAGED, staged), (RETIRED, retired)] {
+            tree.insert(id, key, Kind::Directory, 1, SmallVec::new(), None);
+        }
         tree
     }
 
     fn empty(next: u64) -> Tree {
-        Tree { nodes: DashMap::new(), numbers: DashMap::new(), next: AtomicU64::new(next) }
+        Tree {
+            nodes: DashMap::new(),
+            numbers: DashMap::new(),
+            faced: DashMap::new(),
+            next: AtomicU64::new(next),
+            next_face: AtomicU32::new(1),
+        }
     }
 
     fn insert(
@@ -148,14 +300,14 @@ impl Tree {
         places: SmallVec<[Place; 1]>,
         orphan: Option<Arc<OwnedFd>>,
     ) {
-        let state = Mutex::new(State { places, orphan, versions: None });
-        let references = AtomicU64::new(references);
-        self.nodes.insert(id.0, Arc::new(Node { id, key, kind, references, state }));
+        let node = Node::new(id, key, kind, 0, references);
+        *node.state.lock() = State { places, orphan, ..State::default() };
+        self.nodes.insert(id.0, Arc::new(node));
     }
 
-    /// How many nodes the operating system knows.
+    /// How many nodes are known, our own two folders left out.
     pub(super) fn len(&self) -> usize {
-        self.nodes.len()
+        self.nodes.len() - 2
     }
 
     /// The node of that number; `ESTALE` if it is not known.
@@ -169,6 +321,52 @@ impl Tree {
         NodeId(*self.numbers.entry(key).or_insert_with(new))
     }
 
+    /// The number of a file or directory of the store below a directory of that face.
+    pub(super) fn number_below(&self, key: FileKey, kind: Kind, face: Face) -> NodeId {
+        if face == 0 || kind != Kind::Directory {
+            return self.number(key);
+        }
+        let new = || self.next.fetch_add(1, Ordering::Relaxed);
+        NodeId(*self.faced.entry((key, face)).or_insert_with(new))
+    }
+
+    /// A second node of a directory, with one reference. It is reached by `descriptor`; without
+    /// one, nothing can be reached by it.
+    pub(super) fn second(&self, key: FileKey, descriptor: Option<OwnedFd>) -> Arc<Node> {
+        let id = NodeId(self.next.fetch_add(1, Ordering::Relaxed));
+        let face = self.next_face.fetch_add(1, Ordering::Relaxed);
+        let node = Node::new(id, key, Kind::Directory, face, 1);
+        node.state.lock().orphan = descriptor.map(Arc::new);
+        let node = Arc::new(node);
+        self.nodes.insert(id.0, node.clone());
+        node
+    }
+
+    /// The node that has the versions of what is in a directory: the same for all its numbers.
+    pub(super) fn versioned(&self, node: &Arc<Node>) -> Arc<Node> {
+        if node.face == 0 {
+            return node.clone();
+        }
+        // Not known: then it has no versions, for they would keep it known.
+        self.find(node.key).unwrap_or_else(|| node.clone())
+    }
+
+    /// Changes the versions of `name` in a directory, which stays known while it has any.
+    pub(super) fn change_versions(
+        &self,
+        folder: &Node,
+        name: &[u8],
+        change: impl FnOnce(&mut KeptList),
+    ) {
+        // Held meanwhile, so that there is no moment at which it could be forgotten.
+        self.hold(folder.id);
+        match folder.change_versions(name, change) {
+            1.. => {}
+            0 => drop(self.give_back(folder.id, 1)),
+            ..0 => drop(self.give_back(folder.id, 2)),
+        }
+    }
+
     /// The node of a file that was found under `name` in `parent`, with one more reference.
     pub(super) fn know(
         &self,
@@ -177,8 +375,12 @@ impl Tree {
         parent: NodeId,
         name: Name<'_>,
     ) -> Arc<Node> {
+        let face = match kind {
+            Kind::Directory => self.get(parent).map_or(0, |parent| parent.face),
+            _ => 0,
+        };
         loop {
-            let id = self.number(key);
+            let id = self.number_below(key, kind, face);
             let node = match self.nodes.entry(id.0) {
                 Entry::Occupied(entry) => {
                     let node = entry.get();
@@ -186,14 +388,14 @@ impl Tree {
                         // Another file under the same inode number: somebody else changed the
                         // store. The old one keeps its number.
                         self.numbers.remove_if(&key, |_, number| *number == id.0);
+                        self.faced.remove_if(&(key, face), |_, number| *number == id.0);
                         continue;
                     }
                     node.references.fetch_add(1, Ordering::Relaxed);
                     node.clone()
                 }
                 Entry::Vacant(entry) => {
-                    let (references, state) = (AtomicU64::new(1), Mutex::default());
-                    let node = Arc::new(Node { id, key, kind, references, state });
+                    let node = Arc::new(Node::new(id, key, kind, face, 1));
                     entry.insert(node.clone());
                     node
                 }
@@ -264,7 +466,7 @@ impl Tree {
     }
 
     /// One more reference to a known node; false if it is not known.
-    fn hold(&self, id: NodeId) -> bool {
+    pub(super) fn hold(&self, id: NodeId) -> bool {
         match self.nodes.get(&id.0) {
             Some(node) => {
                 node.references.fetch_add(1, Ordering::Relaxed);
@@ -297,9 +499,13 @@ impl Tree {
             return None;
         }
         // Under the table's lock nobody can take a new reference.
-        self.nodes
-            .remove_if(&id.0, |_, node| node.references.load(Ordering::Acquire) == 0)
-            .map(|(_, node)| node)
+        let (_, node) = self
+            .nodes
+            .remove_if(&id.0, |_, node| node.references.load(Ordering::Acquire) == 0)?;
+        if node.face != 0 {
+            self.faced.remove_if(&(node.key, node.face), |_, number| *number == id.0);
+        }
+        Some(node)
     }
 
     /// What it takes to make the same tree again, and the descriptors that go with it.
@@ -308,6 +514,7 @@ impl Tree {
         let records = self
             .nodes
             .iter()
+            .filter(|node| ![STAGED, RETIRED].contains(&node.id))
             .map(|node| {
                 let state = node.state.lock();
                 descriptors.extend(state.orphan.clone());
@@ -332,12 +539,15 @@ impl Tree {
 
     /// The tree that [`Tree::records`] and [`Tree::numbers`] told of.
     pub(super) fn from_records(
-        next: u64,
-        numbers: Vec<(FileKey, u64)>,
+        (next, numbers): (u64, Vec<(FileKey, u64)>),
         records: Vec<NodeRecord>,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
+        (staged, retired): (FileKey, FileKey),
     ) -> Option<Tree> {
         let tree = Tree::empty(next);
+        for (id, key) in [(STAGED, staged), (RETIRED, retired)] {
+            tree.insert(id, key, Kind::Directory, 1, SmallVec::new(), None);
+        }
         for (key, number) in numbers {
             tree.numbers.insert(key, number);
         }
@@ -357,6 +567,11 @@ impl Node {
     }
 }
 
+/// A name that was checked when it was first met.
+pub(super) fn known_name(bytes: &[u8]) -> Name<'_> {
+    Name::new(OsStr::from_bytes(bytes)).expect("it was a name before")
+}
+
 fn kind_from(number: u8) -> Option<Kind> {
     use Kind::{BlockDevice, CharDevice, Directory, Fifo, File, Socket, Symlink};
     [File, Directory, Symlink, Fifo, Socket, CharDevice, BlockDevice]
@@ -366,8 +581,6 @@ fn kind_from(number: u8) -> Option<Kind> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
-
     use super::*;
 
     fn name(text: &str) -> Name<'_> {
@@ -380,7 +593,7 @@ mod tests {
 
     #[test]
     fn a_parent_is_known_as_long_as_its_child() {
-        let tree = Tree::new(key(2));
+        let tree = Tree::new(key(2), key(1001), key(1002));
         let dir = tree.know(key(3), Kind::Directory, NodeId::ROOT, name("d"));
         let file = tree.know(key(4), Kind::File, dir.id, name("f"));
         assert!(!tree.give_back(dir.id, 1));
@@ -392,7 +605,7 @@ mod tests {
 
     #[test]
     fn a_number_outlives_being_forgotten_but_not_the_file() {
-        let tree = Tree::new(key(2));
+        let tree = Tree::new(key(2), key(1001), key(1002));
         let first = tree.know(key(5), Kind::File, NodeId::ROOT, name("f")).id;
         assert!(tree.give_back(first, 1));
         assert_eq!(tree.know(key(5), Kind::File, NodeId::ROOT, name("f")).id, first);
@@ -405,7 +618,7 @@ mod tests {
 
     #[test]
     fn two_names_of_one_file_are_one_node() {
-        let tree = Tree::new(key(2));
+        let tree = Tree::new(key(2), key(1001), key(1002));
         let a = tree.know(key(5), Kind::File, NodeId::ROOT, name("a"));
         let b = tree.know(key(5), Kind::File, NodeId::ROOT, name("b"));
         assert_eq!(a.id, b.id);
@@ -417,7 +630,7 @@ mod tests {
 
     #[test]
     fn the_root_is_never_forgotten() {
-        let tree = Tree::new(key(2));
+        let tree = Tree::new(key(2), key(1001), key(1002));
         assert!(!tree.give_back(NodeId::ROOT, 1_000));
         assert!(tree.get(NodeId::ROOT).is_ok());
     }

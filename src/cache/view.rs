@@ -2,6 +2,8 @@
 //!
 //! Pure: no I/O, no clock, no locks.
 
+use smallvec::SmallVec;
+
 /// A point in the order in which jobs began and names were removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(pub u64);
@@ -16,7 +18,7 @@ pub struct Reader {
 }
 
 /// What a version is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Being written, by this reader; nobody else sees it.
     Staged {
@@ -29,13 +31,14 @@ pub enum Stage {
     Retired {
         /// When.
         at: Moment,
-        /// The remover's [`Reader::id`], who does not see it any more.
-        by: u64,
+        /// Those who do not see it any more although they began before: who removed it, and who
+        /// removed it once more because they still saw it.
+        hidden: SmallVec<[u64; 1]>,
     },
 }
 
 /// One of the things that a name in a directory stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version<T> {
     /// The thing.
     pub what: T,
@@ -55,18 +58,26 @@ impl<T> Version<T> {
 pub fn seen<T>(versions: impl IntoIterator<Item = Version<T>>, reader: Reader) -> Option<T> {
     versions
         .into_iter()
-        .filter_map(|version| Some((rank(version.stage, reader)?, version.what)))
+        .filter_map(|version| Some((rank(&version.stage, reader)?, version.what)))
         .max_by_key(|(rank, _)| *rank)
         .map(|(_, what)| what)
 }
 
 /// How strong a version's claim is for `reader`; none if it does not see it at all.
-fn rank(stage: Stage, reader: Reader) -> Option<(u8, u64)> {
+fn rank(stage: &Stage, reader: Reader) -> Option<(u8, u64)> {
     match stage {
-        Stage::Staged { by } => (by == reader.id).then_some((2, 0)),
+        Stage::Staged { by } => (*by == reader.id).then_some((2, 0)),
         Stage::Live => Some((1, 0)),
-        Stage::Retired { at, by } => (by != reader.id && reader.began < at).then_some((0, at.0)),
+        Stage::Retired { at, hidden } => {
+            (reader.began < *at && !hidden.contains(&reader.id)).then_some((0, at.0))
+        }
     }
+}
+
+/// Names by which tools lock: they stay on one inode while they are written (SEMANTICS 2.4), and
+/// nobody goes on seeing them once they are removed (3.7).
+pub fn is_lock_name(name: &[u8]) -> bool {
+    [&b".lock"[..], b".lck", b".pid"].iter().any(|suffix| name.ends_with(suffix))
 }
 
 #[cfg(test)]
@@ -79,7 +90,8 @@ mod tests {
         prop_oneof![
             (0..4u64).prop_map(|by| Stage::Staged { by }),
             Just(Stage::Live),
-            (0..8u64, 0..4u64).prop_map(|(at, by)| Stage::Retired { at: Moment(at), by }),
+            (0..8u64, prop::collection::vec(0..4u64, 1..3))
+                .prop_map(|(at, by)| Stage::Retired { at: Moment(at), hidden: by.into() }),
         ]
     }
 
@@ -90,14 +102,16 @@ mod tests {
         let mut kept: Vec<_> = stages
             .iter()
             .filter_map(|s| match s {
-                Stage::Retired { at, by } if *by != reader.id && *at > reader.began => {
+                Stage::Retired { at, hidden }
+                    if !hidden.contains(&reader.id) && *at > reader.began =>
+                {
                     Some((at, s))
                 }
                 _ => None,
             })
             .collect();
         kept.sort_by_key(|(at, _)| **at);
-        staged.or(live).or(kept.last().map(|(_, s)| *s)).copied()
+        staged.or(live).or(kept.last().map(|(_, s)| *s)).cloned()
     }
 
     proptest! {
@@ -106,7 +120,7 @@ mod tests {
             stages in prop::collection::vec(stage(), 0..6), id in 0..4u64, began in 0..8u64,
         ) {
             let reader = Reader { id, began: Moment(began) };
-            let versions = stages.iter().map(|&stage| Version { what: stage, stage });
+            let versions = stages.iter().map(|stage| Version { what: stage.clone(), stage: stage.clone() });
             let (ours, theirs) = (seen(versions, reader), by_the_book(&stages, reader));
             // Two versions retired at one moment have equal claims.
             match (ours, theirs) {
@@ -114,6 +128,16 @@ mod tests {
                     prop_assert_eq!(a, b);
                 }
                 (ours, theirs) => prop_assert_eq!(ours, theirs),
+            }
+        }
+
+        #[test]
+        fn names_of_locks(stem in "[a-z]{0,3}") {
+            for suffix in [".lock", ".lck", ".pid"] {
+                let name = format!("{stem}{suffix}");
+                prop_assert!(is_lock_name(name.as_bytes()));
+                let longer = format!("{name}x");
+                prop_assert!(!is_lock_name(longer.as_bytes()));
             }
         }
 

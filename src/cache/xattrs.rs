@@ -4,6 +4,7 @@
 //! the kernel would have to enforce (access control lists).
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use cachefs_mount::{Errno, NodeId, Result, SetXattr};
@@ -11,6 +12,7 @@ use rustix::fs::XattrFlags;
 
 use super::Cache;
 use super::resolve::{errno, self_path};
+use super::tree::Node;
 
 const NAMESPACE: &[u8] = b"user.";
 
@@ -65,5 +67,15 @@ impl Cache {
     pub(super) fn remove_xattr(&self, id: NodeId, name: &OsStr) -> Result<()> {
         let name = checked(name)?;
         self.at_path(id, |path| rustix::fs::removexattr(path, name))
+    }
+
+    /// Gives a file the attributes of another, as far as the store's filesystem has them.
+    pub(super) fn copy_xattrs(&self, from: &Node, to: &OwnedFd) {
+        let Ok(names) = self.list_xattrs(from.id) else { return };
+        for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+            if let Ok(value) = self.xattr(from.id, OsStr::from_bytes(name)) {
+                let _ = rustix::fs::fsetxattr(to, name, &value, XattrFlags::empty());
+            }
+        }
     }
 }

@@ -1,16 +1,13 @@
 //! The daemon: from the words of `mount` to the end of the mount.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cachefs_mount::fuse::{Mount, Options};
 use rustix::process::{Resource, Rlimit};
-use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -18,16 +15,22 @@ use tokio::sync::oneshot;
 use super::Failure;
 use super::options::{AccessMode, MountArgs, Settings};
 use super::places::Place;
-use crate::cache::{Access, Cache, CacheOptions};
-use crate::control::server::{self, Server, Service};
+use super::service::Running;
+use crate::cache::{Access, Cache, CacheOptions, Keep};
+use crate::control::server::{self, Server};
+use crate::readers::{Linux, ReaderOptions, Readers};
 use crate::store::Store;
-use crate::system::{busy, notify};
+use crate::system::notify;
 
 /// A mount that is busy when the daemon shall end is unmounted lazily after this time.
 const BUSY_TIME: Duration = Duration::from_secs(5);
 
 /// The most descriptors of the store that are kept open for later use.
 const MOST_KEPT: usize = 8192;
+
+/// A job that has not used the mount for so long takes in no new children, unless it was said
+/// otherwise.
+const IDLE: Duration = Duration::from_secs(10 * 60);
 
 /// Mounts, calls `ready` when the mount answers, and returns when it has ended.
 pub(super) fn run(
@@ -99,7 +102,8 @@ fn start(
     // Before there is a mount: a signal must never leave one without its daemon.
     let signals = Signals::new(&runtime).map_err(what("handle signals"))?;
     let bound = server::bind(store.private()).map_err(what("open the control socket"))?;
-    let access = settings.access.unwrap_or_default();
+    let (access, keep) = (settings.access.unwrap_or_default(), keep(settings));
+    let readers = reader_options(settings);
     let owner = settings.owner.map_or_else(
         || (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
         |owner| (owner.uid, owner.gid),
@@ -110,10 +114,12 @@ fn start(
             AccessMode::Shared => Access::Shared { owner },
         },
         descriptors,
+        keep,
     };
-    let cache = Cache::new(store.clone(), options)
+    let system = Linux::new().map_err(what("watch processes"))?;
+    let jobs = Arc::new(Readers::new(Arc::new(system), readers));
+    let cache = Cache::new(store.clone(), options, jobs)
         .map_err(|e| format!("can't read the store {}: {e}", store.path().display()))?;
-    let cache = Arc::new(cache);
     let options = Options {
         source: store.path().as_os_str().to_owned(),
         check_permissions: access == AccessMode::Posix,
@@ -128,6 +134,8 @@ fn start(
         store: store.clone(),
         mountpoint: place.mountpoint.clone(),
         access,
+        keep,
+        readers,
         since: OffsetDateTime::now_utc(),
     });
     match Control::start(runtime, signals, bound, running.clone()) {
@@ -139,69 +147,25 @@ fn start(
     }
 }
 
+/// How long what was removed is kept.
+fn keep(settings: &Settings) -> Keep {
+    let usual = Keep::default();
+    Keep {
+        retain_for: settings.retain_for.unwrap_or(usual.retain_for),
+        grace: settings.grace.unwrap_or(usual.grace),
+    }
+}
+
+/// How jobs are told from each other.
+fn reader_options(settings: &Settings) -> ReaderOptions {
+    ReaderOptions {
+        grouping: settings.reader.unwrap_or_default(),
+        idle: settings.idle.unwrap_or(IDLE),
+    }
+}
+
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
-}
-
-/// A mount and all that belongs to it.
-struct Running {
-    mount: Mount,
-    cache: Arc<Cache>,
-    store: Arc<Store>,
-    mountpoint: PathBuf,
-    access: AccessMode,
-    since: OffsetDateTime,
-}
-
-impl Running {
-    /// Who is using the mount, for a message.
-    fn users(&self) -> String {
-        match busy::list(&busy::users(&self.mountpoint)) {
-            users if users.is_empty() => "someone who can't be seen from here".into(),
-            users => users,
-        }
-    }
-}
-
-impl Service for Running {
-    fn status(&self) -> Value {
-        let counts = self.cache.counts();
-        let kernel: Map<String, Value> =
-            self.mount.features().list().into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-        let requests: Map<String, Value> =
-            self.mount.requests().into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-        let space = rustix::fs::fstatvfs(self.store.root()).ok().map(
-            |s| json!({"bytes": s.f_blocks * s.f_frsize, "available": s.f_bavail * s.f_frsize}),
-        );
-        json!({
-            "mountpoint": self.mountpoint.to_string_lossy(),
-            "store": self.store.path().to_string_lossy(),
-            "pid": std::process::id(),
-            "since": self.since.format(&Rfc3339).ok(),
-            "access": self.access.name(),
-            "degraded": null,
-            "connection": self.mount.connection(),
-            "space": space,
-            "nodes": counts.nodes,
-            "handles": counts.handles,
-            "hits": counts.hits,
-            "misses": counts.misses,
-            "kernel": kernel,
-            "requests": requests,
-        })
-    }
-
-    fn unmount(&self, lazy: bool) -> Result<(), String> {
-        let at = self.mountpoint.display();
-        match self.mount.unmount(lazy) {
-            Ok(()) => Ok(()),
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(format!(
-                "{at} is in use by {}; end that, or use `cachefs umount --lazy {at}`",
-                self.users()
-            )),
-            Err(e) => Err(format!("can't unmount {at}: {e}")),
-        }
-    }
 }
 
 /// The signals that end a daemon.
@@ -304,5 +268,36 @@ fn unmount_in_time(running: &Running) {
     }
     if let Err(error) = running.mount.unmount(true) {
         tracing::error!("can't unmount: {error}; unmount {} by hand", running.mountpoint.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::readers::Grouping;
+
+    #[test]
+    fn what_is_not_said_is_as_documented() {
+        let nothing = Settings::default();
+        let day = Duration::from_secs(24 * 60 * 60);
+        let ten_minutes = Duration::from_secs(10 * 60);
+        assert_eq!(keep(&nothing), Keep { retain_for: day, grace: ten_minutes });
+        assert_eq!(reader_options(&nothing).grouping, Grouping::Tree);
+        assert_eq!(reader_options(&nothing).idle, ten_minutes);
+    }
+
+    #[test]
+    fn what_is_said_counts() {
+        let seconds = Duration::from_secs;
+        let settings = Settings {
+            retain_for: Some(seconds(1)),
+            grace: Some(seconds(2)),
+            reader: Some(Grouping::Cgroup),
+            idle: Some(seconds(3)),
+            ..Settings::default()
+        };
+        assert_eq!(keep(&settings), Keep { retain_for: seconds(1), grace: seconds(2) });
+        assert_eq!(reader_options(&settings).grouping, Grouping::Cgroup);
+        assert_eq!(reader_options(&settings).idle, seconds(3));
     }
 }

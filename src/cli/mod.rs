@@ -1,11 +1,15 @@
 //! The commands, one file each.
 
 mod check;
+mod clean;
 mod daemon;
+mod duration;
 mod env;
 mod mount;
 mod options;
 mod places;
+mod readers;
+mod service;
 mod show;
 mod status;
 mod r#try;
@@ -35,6 +39,10 @@ enum Command {
     Umount(umount::Args),
     /// Show every mount, or one
     Status(status::Args),
+    /// Show the jobs that use a mount, and what is kept for each
+    Readers(readers::Args),
+    /// Remove everything, or some paths, in one step; jobs that run go on seeing it
+    Clean(clean::Args),
     /// Say whether this machine and a store are fit, and how to mend what is not
     Check(check::Args),
     /// Print the variables that point tools at a mount, for `eval`
@@ -58,6 +66,8 @@ pub fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => quietly(|| umount::run(&args)),
         Command::Status(args) => quietly(|| status::run(&args)),
+        Command::Readers(args) => quietly(|| readers::run(&args)),
+        Command::Clean(args) => quietly(|| clean::run(&args)),
         Command::Check(args) => quietly(|| check::run(&args)),
         Command::Env(args) => quietly(|| env::run(&args)),
         Command::Try => quietly(r#try::run),

@@ -3,9 +3,13 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+
+use super::duration;
+use crate::readers::Grouping;
 
 /// `cachefs mount`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -35,6 +39,25 @@ pub(super) struct Settings {
     /// With `--access shared`: to whom files seem to belong [default: who mounts]
     #[arg(long, value_name = "UID:GID")]
     pub owner: Option<Owner>,
+
+    /// How long what was removed is kept at most, for those who began before; `30d`, `12h`, `10m` or
+    /// `45s` [default: 24h]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub retain_for: Option<Duration>,
+
+    /// How long it is kept for processes whose pids can't be seen from here [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub grace: Option<Duration>,
+
+    /// What makes a job: `tree` (a process and its descendants) or `cgroup` (all processes of one)
+    /// [default: tree]
+    #[arg(long, value_name = "KIND", value_parser = grouping)]
+    pub reader: Option<Grouping>,
+
+    /// A job with nothing open that has not used the mount for so long takes in no new children
+    /// [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub idle: Option<Duration>,
 
     /// How many threads answer requests [default: one for each processor]
     #[arg(long, value_name = "NUMBER")]
@@ -104,6 +127,21 @@ impl FromStr for Owner {
     }
 }
 
+fn grouping(text: &str) -> Result<Grouping, String> {
+    match text {
+        "tree" => Ok(Grouping::Tree),
+        "cgroup" => Ok(Grouping::Cgroup),
+        _ => Err("use `tree` or `cgroup`".into()),
+    }
+}
+
+pub(super) fn grouping_name(grouping: Grouping) -> &'static str {
+    match grouping {
+        Grouping::Tree => "tree",
+        Grouping::Cgroup => "cgroup",
+    }
+}
+
 /// Options of `mount(8)` that say nothing to a daemon, or what it does anyway.
 const GENERIC: &[&str] = &[
     "_netdev", "async", "auto", "defaults", "exec", "group", "noauto", "nodev", "nofail", "nosuid",
@@ -125,6 +163,16 @@ impl Settings {
             ("owner", Some(value)) => {
                 self.owner = Some(value.parse().map_err(|e: String| wrong(&e))?)
             }
+            ("retain-for", Some(value)) => {
+                self.retain_for = Some(duration::parse(value).map_err(|e| wrong(&e))?)
+            }
+            ("grace", Some(value)) => {
+                self.grace = Some(duration::parse(value).map_err(|e| wrong(&e))?)
+            }
+            ("reader", Some(value)) => self.reader = Some(grouping(value).map_err(|e| wrong(&e))?),
+            ("idle", Some(value)) => {
+                self.idle = Some(duration::parse(value).map_err(|e| wrong(&e))?)
+            }
             ("threads", Some(value)) => {
                 self.threads = Some(value.parse().map_err(|_| wrong("use a number from 1 up"))?);
             }
@@ -132,7 +180,7 @@ impl Settings {
             ("log", Some(value)) => self.log = Some(value.into()),
             ("foreground", None) => self.foreground = true,
             ("no-passthrough", None) => self.no_passthrough = true,
-            ("access" | "threads" | "log", None) => {
+            ("access" | "retain-for" | "grace" | "reader" | "idle" | "threads" | "log", None) => {
                 return Err(format!("`-o {name}` needs a value"));
             }
             (name, None) if GENERIC.contains(&name) => {}
@@ -154,6 +202,10 @@ impl Settings {
         Settings {
             access: self.access.or(other.access),
             owner: self.owner.or(other.owner),
+            retain_for: self.retain_for.or(other.retain_for),
+            grace: self.grace.or(other.grace),
+            reader: self.reader.or(other.reader),
+            idle: self.idle.or(other.idle),
             threads: self.threads.or(other.threads),
             log: self.log.or(other.log),
             foreground: self.foreground || other.foreground,
@@ -197,11 +249,16 @@ mod tests {
     #[test]
     fn options_are_taken_by_name() {
         let all = parse(
-            "rw,access=posix,threads=3,log=/l,foreground,no-passthrough,x-systemd.a=b,user,_netdev",
+            "rw,access=posix,retain-for=2h,grace=0s,reader=cgroup,idle=3m,threads=3,log=/l,foreground,\
+             no-passthrough,x-systemd.a=b,user,_netdev",
         );
         let expected = Settings {
             access: Some(AccessMode::Posix),
             owner: None,
+            retain_for: Some(Duration::from_secs(7200)),
+            grace: Some(Duration::ZERO),
+            reader: Some(Grouping::Cgroup),
+            idle: Some(Duration::from_secs(180)),
             threads: NonZeroUsize::new(3),
             log: Some("/l".into()),
             foreground: true,
@@ -234,6 +291,12 @@ mod tests {
             ("owner=root:root", "UID:GID"),
             ("owner=1", "UID:GID"),
             ("owner=4294967295:0", "UID:GID"),
+            ("retain-for", "needs a value"),
+            ("retain-for=soon", "whole number and a unit"),
+            ("grace=10", "unit is missing"),
+            ("idle=36501d", "too long"),
+            ("reader=user", "`tree` or `cgroup`"),
+            ("reader", "needs a value"),
             ("threads=0", "from 1 up"),
             ("ro", "not in this version"),
             ("suid", "refused"),

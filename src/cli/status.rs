@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 /// What the daemon says, or why it says nothing.
 fn ask(mount: &MountPoint) -> Value {
-    let said = Client::connect(&mount.source).and_then(|mut daemon| daemon.ask(Command::Status));
+    let said = Client::connect(&mount.source).and_then(|mut daemon| daemon.ask(&Command::Status));
     said.unwrap_or_else(|error| {
         json!({
             "mountpoint": mount.path.to_string_lossy(),
@@ -70,6 +70,8 @@ pub(super) fn describe(mount: &Value) -> String {
     {
         row("space", format!("{} of {} free", show::bytes(available), show::bytes(bytes)));
     }
+    row("retired", removed(&mount["retired"]));
+    row("readers", format!("{} running", number("readers")));
     row(
         "in use",
         format!("{} open, {} names known to the kernel", number("handles"), number("nodes")),
@@ -84,6 +86,22 @@ pub(super) fn describe(mount: &Value) -> String {
     out
 }
 
+/// What was removed and is still there.
+fn removed(retired: &Value) -> String {
+    let number = |key: &str| retired[key].as_u64().unwrap_or(0);
+    let files = match number("files") {
+        0 => return "nothing".into(),
+        1 => "1 file".to_owned(),
+        many => format!("{many} files"),
+    };
+    let until = match number("readers") {
+        0 => "on its way out".to_owned(),
+        1 => "kept for 1 reader (see cachefs readers)".to_owned(),
+        many => format!("kept for {many} readers (see cachefs readers)"),
+    };
+    format!("{} in {files}, {until}", show::bytes(number("bytes")))
+}
+
 fn names(of: &Value, wanted: impl Fn(&Value) -> bool) -> Vec<String> {
     let all = of.as_object().into_iter().flatten();
     all.filter(|(_, value)| wanted(value)).map(|(name, _)| name.replace('_', " ")).collect()
@@ -91,4 +109,19 @@ fn names(of: &Value, wanted: impl Fn(&Value) -> bool) -> Vec<String> {
 
 fn or_none(list: Vec<String>) -> String {
     if list.is_empty() { "none".into() } else { list.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_told() {
+        let retired = json!({"bytes": 12_897_485, "files": 400, "readers": 2});
+        let said = "12.3 MiB in 400 files, kept for 2 readers (see cachefs readers)";
+        assert_eq!(removed(&retired), said);
+        let last = json!({"bytes": 0, "files": 1, "readers": 0});
+        assert_eq!(removed(&last), "0 B in 1 file, on its way out");
+        assert_eq!(removed(&json!(null)), "nothing");
+    }
 }

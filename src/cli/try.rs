@@ -2,25 +2,24 @@
 //!
 //! This process only starts others and looks: the daemon is a process of its own, as always.
 
+mod stage;
+
 use std::fmt::Write;
 use std::fs;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
-use super::{Failure, show, status};
+use self::stage::{Stage, Waiting, finish, script};
+use super::{Failure, readers, show, status};
+use crate::control::Command as Control;
 use crate::control::client::Client;
-use crate::store::PRIVATE;
-use crate::system::mounts;
 
 /// How many jobs write at once.
 const JOBS: usize = 4;
 
-/// No job of the demonstration takes longer, unless something is very wrong.
-const JOB_TIME: Duration = Duration::from_secs(120);
+/// What was kept for a job goes within this time after its end.
+const RECLAIM_TIME: Duration = Duration::from_secs(20);
 
 pub(super) fn run() -> Result<ExitCode, Failure> {
     let stage = Stage::new()?;
@@ -51,13 +50,39 @@ fn demonstrate(stage: &Stage) -> Result<(), Failure> {
     use_tools(stage)?;
     compare(stage)?;
 
-    say("5. What the daemon says of itself (`cachefs status`)")?;
-    let mut daemon = Client::connect(store)?;
-    let told = daemon.ask(crate::control::Command::Status)?;
-    show::print(&indent(&status::describe(&told)))?;
-    drop(daemon);
+    say("5. A job is at work while another one removes everything (`rm -rf`)")?;
+    let remove = |directory: &Path| stage.shell_in(directory, "rm -rf -- *");
+    let plain = removal(stage, &stage.plain, || remove(&stage.plain).map(drop))?;
+    note(&format!("on a plain directory {}", plain.told()))?;
+    let shared = removal(stage, mount, || remove(mount).map(drop))?;
+    note(&format!("on the mount {}", shared.told()))?;
+    shared.expect_undisturbed()?;
+    expect(listing(store)?.is_empty(), "the store still shows what was removed")?;
 
-    say("6. Unmounting gives back a plain directory")?;
+    say("6. The same by `cachefs clean`, and who still sees what was removed (`cachefs readers`)")?;
+    let shared = removal(stage, mount, || {
+        note(&stage.cachefs(&["clean"], &[mount])?)?;
+        let told = Client::connect(store)?.ask(&Control::Readers)?;
+        expect(told["readers"].as_array().is_some_and(|all| !all.is_empty()), "no job is seen")?;
+        note(&readers::table(&told))?;
+        expect(retired(store)? > 0, "nothing is kept for the job at work")
+    })?;
+    note(&format!("on the mount {}", shared.told()))?;
+    shared.expect_undisturbed()?;
+    let until = Instant::now() + RECLAIM_TIME;
+    while retired(store)? > 0 {
+        expect(Instant::now() < until, "what was removed is kept for a job that has ended")?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    note("the job has ended, and nothing is kept any more")?;
+
+    say("7. What the daemon says of itself (`cachefs status`)")?;
+    stage.shell("mkdir wheels && echo again > wheels/a")?;
+    compare(stage)?;
+    let told = Client::connect(store)?.ask(&Control::Status)?;
+    note(&status::describe(&told))?;
+
+    say("8. Unmounting gives back a plain directory")?;
     let before = listing(store)?;
     stage.cachefs(&["umount"], &[mount])?;
     expect(listing(store)? == before, "the store is not what the mount was")?;
@@ -65,95 +90,57 @@ fn demonstrate(stage: &Stage) -> Result<(), Failure> {
     note(&format!("{} names in the store, as before; the mountpoint is empty", before.len()))
 }
 
-/// Temporary directories, and whatever is mounted in them.
-struct Stage {
-    home: TempDir,
-    store: PathBuf,
-    mountpoint: PathBuf,
+/// How a removal went for a job that was at work, and for one that began after it.
+struct Removal {
+    /// What the job read after the removal, by name; why it could not.
+    old: Result<String, String>,
+    /// What a new job lists.
+    new: String,
 }
 
-impl Stage {
-    fn new() -> Result<Stage, Failure> {
-        let home = tempfile::Builder::new()
-            .prefix("cachefs-try-")
-            .tempdir()
-            .map_err(|e| format!("can't create a temporary directory: {e}; set TMPDIR"))?;
-        let path = fs::canonicalize(home.path())?;
-        Ok(Stage { home, store: path.join("store"), mountpoint: path.join("mount") })
+impl Removal {
+    fn told(&self) -> String {
+        let old = match &self.old {
+            Ok(said) if said == READ => "the job goes on with all that it had".to_owned(),
+            Ok(said) => format!("the job read something else: {}", show::one_line(said)),
+            Err(why) => format!("the job fails: {}", show::one_line(why)),
+        };
+        let new = if self.new.is_empty() {
+            "one that begins now sees nothing".to_owned()
+        } else {
+            format!("one that begins now still sees {}", show::one_line(&self.new))
+        };
+        format!("{old}; {new}")
     }
 
-    /// Unmounts what is still mounted, before the directories go: removing them must never reach
-    /// through a mount.
-    fn clear(self) -> Result<(), Failure> {
-        if mounts::at(&self.mountpoint)?.is_some()
-            && self.cachefs(&["umount", "--lazy"], &[&self.mountpoint]).is_err()
-        {
-            mounts::unmount(&self.mountpoint, true)?;
-        }
-        Ok(self.home.close()?)
-    }
-
-    /// Runs this program.
-    fn cachefs(&self, words: &[&str], places: &[&PathBuf]) -> Result<String, Failure> {
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("cachefs").args(words).args(places).current_dir("/");
-        finish(command)
-    }
-
-    /// Runs a script at the mountpoint.
-    fn shell(&self, script: &str) -> Result<String, Failure> {
-        finish(self.script(script))
-    }
-
-    fn script(&self, script: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.arg("-ec").arg(script).current_dir(&self.mountpoint);
-        command
+    fn expect_undisturbed(&self) -> Result<(), Failure> {
+        expect(self.old.as_deref() == Ok(READ), "the job that was at work was disturbed")?;
+        expect(self.new.is_empty(), "a new job sees what was removed")
     }
 }
 
-/// Runs a command to its end; what it printed.
-fn finish(mut command: Command) -> Result<String, Failure> {
-    let shown = format!("{command:?}");
-    let run = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let child = run.map_err(|e| format!("can't run {shown}: {e}"))?;
-    let watchdog = Watchdog::start(child.id());
-    let output = child.wait_with_output()?;
-    drop(watchdog);
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{shown} failed ({}): {}", output.status, why.trim()).into());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+/// What the job at work reads from the file that it has open, from another one by its name, and from
+/// their directory.
+const READ: &str = "one\ntwo\na\nsub\n";
+
+/// Has a job at work in `directory` while `remove` removes everything.
+fn removal(
+    stage: &Stage,
+    directory: &Path,
+    remove: impl FnOnce() -> Result<(), Failure>,
+) -> Result<Removal, Failure> {
+    stage.shell_in(directory, "mkdir -p tool/sub; echo one > tool/a; echo two > tool/sub/b")?;
+    let work = "exec 3< tool/a; echo ready; read go; cat <&3; cat tool/sub/b; ls tool";
+    let mut at_work = Waiting::start(script(directory, work))?;
+    remove()?;
+    let new = stage.shell_in(directory, "ls -A")?;
+    Ok(Removal { old: at_work.go_on()?, new })
 }
 
-/// Ends a process that takes too long.
-struct Watchdog(Option<std::sync::mpsc::Sender<()>>);
-
-impl Watchdog {
-    fn start(pid: u32) -> Watchdog {
-        let (called_off, over) = std::sync::mpsc::channel::<()>();
-        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-        // By its descriptor: a pid may name another process by then.
-        let process = pid.and_then(|pid| {
-            rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
-        });
-        std::thread::spawn(move || {
-            let in_time = over.recv_timeout(JOB_TIME);
-            if let (Err(std::sync::mpsc::RecvTimeoutError::Timeout), Some(process)) =
-                (in_time, process)
-            {
-                let _ = rustix::process::pidfd_send_signal(process, rustix::process::Signal::KILL);
-            }
-        });
-        Watchdog(Some(called_off))
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        drop(self.0.take());
-    }
+/// How many files are kept for running jobs.
+fn retired(store: &Path) -> Result<u64, Failure> {
+    let told = Client::connect(store)?.ask(&Control::Status)?;
+    Ok(told["retired"]["files"].as_u64().unwrap_or(0))
 }
 
 fn write_at_once(stage: &Stage) -> Result<(), Failure> {
@@ -237,43 +224,18 @@ fn compare(stage: &Stage) -> Result<(), Failure> {
     note(&format!("mount and store agree on {} names and their contents", in_mount.len()))
 }
 
-/// Every name below a directory with what it stands for, but for what is the store's own.
-fn listing(root: &Path) -> Result<Vec<(PathBuf, Content)>, Failure> {
-    let mut found = Vec::new();
-    let mut left = vec![PathBuf::new()];
-    while let Some(folder) = left.pop() {
-        for entry in fs::read_dir(root.join(&folder))
-            .map_err(|e| format!("can't list {}: {e}", root.join(&folder).display()))?
-        {
-            let entry = entry?;
-            let name = folder.join(entry.file_name());
-            if name == Path::new(PRIVATE) {
-                continue;
-            }
-            let kind = entry.file_type()?;
-            found.push((
-                name.clone(),
-                if kind.is_dir() {
-                    left.push(name);
-                    Content::Folder
-                } else if kind.is_symlink() {
-                    Content::Link(fs::read_link(entry.path())?)
-                } else {
-                    Content::File(fs::read(entry.path())?)
-                },
-            ));
-        }
-    }
-    found.sort();
-    Ok(found)
+/// Every name below a directory with what it stands for, but for what is the store's own. By other
+/// processes: if this one opened files in the mount, all that it starts would be the same job.
+fn listing(root: &Path) -> Result<Vec<String>, Failure> {
+    let told = finish(script(root, LIST))?;
+    Ok(told.lines().filter(|line| *line != ".").map(str::to_owned).collect())
 }
 
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Content {
-    Folder,
-    Link(PathBuf),
-    File(Vec<u8>),
-}
+const LIST: &str = r#"
+find . -path ./.cachefs -prune -o \
+    -type l -exec sh -c 'for link; do echo "$link -> $(readlink "$link")"; done' sh {} + -o \
+    -type f -exec cksum {} + -o -print | LC_ALL=C sort
+"#;
 
 fn expect(is_so: bool, otherwise: &str) -> Result<(), Failure> {
     if is_so { Ok(()) } else { Err(format!("{otherwise}; please report this").into()) }

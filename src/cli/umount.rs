@@ -38,7 +38,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 fn by_daemon(mut client: Client, mount: &MountPoint, lazy: bool) -> Result<(), Failure> {
     let daemon = client.process();
-    client.ask(Command::Unmount { lazy })?;
+    client.ask(&Command::Unmount { lazy })?;
     let Some(daemon) = daemon else { return Ok(()) };
     if daemon.wait(if lazy { LAZY_END_TIME } else { END_TIME }) {
         return Ok(());

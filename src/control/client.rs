@@ -10,7 +10,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::Value;
 
-use super::{Command, address};
+use super::{Command, LONGEST_LINE, address};
 use crate::store::PRIVATE;
 
 /// How long a daemon may take for an answer: longer than any unmount.
@@ -32,6 +32,11 @@ pub enum ClientError {
     NotPermitted(PathBuf),
     #[error("{0}")]
     Refused(String),
+    #[error(
+        "that is too much to say at once ({length} bytes, {LONGEST_LINE} are the most); name fewer paths, or a \
+         directory that all lie in"
+    )]
+    TooLong { length: usize },
     #[error("the daemon of the store {} can't be asked: {source}", store.display())]
     Io { store: PathBuf, source: io::Error },
 }
@@ -63,9 +68,13 @@ impl Client {
     }
 
     /// Asks one thing.
-    pub fn ask(&mut self, command: Command) -> Result<Value, ClientError> {
+    pub fn ask(&mut self, command: &Command) -> Result<Value, ClientError> {
         let failed = |source| ClientError::Io { store: self.store.clone(), source };
-        self.stream.get_mut().write_all(command.to_line().as_bytes()).map_err(failed)?;
+        let said = command.to_line();
+        if said.len() > LONGEST_LINE {
+            return Err(ClientError::TooLong { length: said.len() });
+        }
+        self.stream.get_mut().write_all(said.as_bytes()).map_err(failed)?;
         let mut line = Vec::new();
         let mut limited = (&mut self.stream).take(LONGEST_ANSWER);
         limited.read_until(b'\n', &mut line).map_err(failed)?;

@@ -4,13 +4,16 @@
 //!
 //! ```text
 //! {"version":1,"command":"status"}                {"version":1,"ok":{...}}
+//! {"version":1,"command":"readers"}               {"version":1,"ok":{...}}
+//! {"version":1,"command":"clean","paths":["uv"]}  {"version":1,"ok":{"removed":7,"seen_by":1}}
 //! {"version":1,"command":"unmount","lazy":true}   {"version":1,"error":"what, why, what to do"}
 //! ```
 //!
-//! Who may open the socket may ask for `status`; what changes anything is for root and the daemon's
-//! own user (SEMANTICS 5.6).
+//! Who may open the socket may ask for `status` and `readers`; what changes anything is for root and
+//! the daemon's own user (SEMANTICS 5.6).
 
 pub mod client;
+pub mod paths;
 pub mod server;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -29,11 +32,19 @@ pub const SOCKET: &str = "control.sock";
 pub const LONGEST_LINE: usize = 64 * 1024;
 
 /// What can be asked of a daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
     /// How it is doing.
     Status,
+    /// Who uses the mount, and what is kept for them.
+    Readers,
+    /// To take names out of the live view, all in one step.
+    Clean {
+        /// Relative to the mount; all of it if there are none.
+        #[serde(with = "paths")]
+        paths: Vec<PathBuf>,
+    },
     /// To unmount; the answer comes before the daemon ends.
     Unmount {
         /// Also while it is in use: those who have files open may finish.
@@ -44,12 +55,12 @@ pub enum Command {
 
 impl Command {
     /// Whether it only asks.
-    pub fn only_reads(self) -> bool {
-        matches!(self, Command::Status)
+    pub fn only_reads(&self) -> bool {
+        matches!(self, Command::Status | Command::Readers)
     }
 
     /// As a line of the protocol, with its end.
-    fn to_line(self) -> String {
+    fn to_line(&self) -> String {
         let mut request = serde_json::to_value(self).unwrap_or_default();
         request["version"] = VERSION.into();
         format!("{request}\n")
@@ -91,11 +102,20 @@ fn address(private: BorrowedFd<'_>) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     #[test]
     fn lines_are_read_as_they_are_written() {
-        for command in [Command::Status, Command::Unmount { lazy: true }] {
+        let odd = PathBuf::from(std::ffi::OsString::from_vec(vec![b'a', 0xff]));
+        for command in [
+            Command::Status,
+            Command::Readers,
+            Command::Clean { paths: vec![] },
+            Command::Clean { paths: vec!["uv/wheels".into(), odd] },
+            Command::Unmount { lazy: true },
+        ] {
             assert_eq!(Command::from_line(command.to_line().trim().as_bytes()), Ok(command));
         }
         let short = br#"{"version":1,"command":"unmount"}"#;
@@ -110,6 +130,15 @@ mod tests {
             (br#"{"version":2,"command":"status"}"#, "version 2"),
             (br#"{"version":1,"command":"dance"}"#, "not understood"),
             (br#"{"version":1,"command":"unmount","lazy":3}"#, "not understood"),
+            // Whoever means everything has to say so.
+            (br#"{"version":1,"command":"clean"}"#, "paths"),
+            (br#"{"version":1,"command":"clean","paths":"uv"}"#, "not understood"),
+            (br#"{"version":1,"command":"clean","paths":[3]}"#, "not understood"),
+            (br#"{"version":1,"command":"clean","paths":[[300]]}"#, "not understood"),
+            (br#"{"version":1,"command":"clean","paths":["ok","../x"]}"#, "`..`"),
+            (br#"{"version":1,"command":"clean","paths":["/etc"]}"#, "not relative"),
+            (br#"{"version":1,"command":"clean","paths":["a\u0000"]}"#, "NUL"),
+            (br#"{"version":1,"command":"clean","paths":[[47]]}"#, "not relative"),
             (&[b'['; 60_000], "not a JSON"),
         ] {
             let said = Command::from_line(line).unwrap_err();

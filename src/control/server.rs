@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,11 @@ const CARRY_OUT_TIME: Duration = Duration::from_secs(60);
 pub trait Service: Send + Sync + 'static {
     /// The `ok` part of a `status` answer.
     fn status(&self) -> Value;
+    /// The `ok` part of a `readers` answer.
+    fn readers(&self) -> Value;
+    /// Removes `paths`, or everything if there are none: the `ok` part of the answer, or what, why and
+    /// what to do.
+    fn clean(&self, paths: &[PathBuf]) -> Result<Value, String>;
     /// Unmounts, or says what, why and what to do.
     fn unmount(&self, lazy: bool) -> Result<(), String>;
 }
@@ -164,6 +170,8 @@ impl Server {
         let service = self.service.clone();
         let work = tokio::task::spawn_blocking(move || match command {
             Command::Status => Ok(service.status()),
+            Command::Readers => Ok(service.readers()),
+            Command::Clean { paths } => service.clean(&paths),
             Command::Unmount { lazy } => service.unmount(lazy).map(|()| json!({})),
         });
         work.await.unwrap_or_else(|_| Err("the daemon failed at this; its log says why".into()))
@@ -187,6 +195,12 @@ mod tests {
     impl Service for Slow {
         fn status(&self) -> Value {
             json!({})
+        }
+        fn readers(&self) -> Value {
+            json!({})
+        }
+        fn clean(&self, _paths: &[PathBuf]) -> Result<Value, String> {
+            Ok(json!({}))
         }
         fn unmount(&self, _lazy: bool) -> Result<(), String> {
             self.begun.lock().unwrap().send(()).unwrap();

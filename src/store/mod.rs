@@ -180,6 +180,12 @@ impl Store {
         self.private.as_fd()
     }
 
+    /// One of the folders in [`PRIVATE`] for versions that are not live.
+    pub fn folder(&self, name: &str) -> io::Result<OwnedFd> {
+        let flags = DIRECTORY | OFlags::NOFOLLOW;
+        Ok(rustix::fs::openat(&self.private, name, flags, Mode::empty())?)
+    }
+
     /// The store's absolute path, without symbolic links.
     pub fn path(&self) -> &Path {
         &self.path

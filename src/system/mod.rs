@@ -3,3 +3,4 @@
 pub mod busy;
 pub mod mounts;
 pub mod notify;
+pub mod processes;

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::{Attributes, Caller, Entry, Errno, Kind, NodeId, OpenFlags, SetTime};
+use crate::{
+    Attributes, Caller, Entry, Errno, Kind, NodeId, OpenFlags, Result, Seek, SetTime, SetXattr,
+};
 
 pub(super) fn caller(request: &fuser::Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), thread: request.pid() }
@@ -106,6 +108,25 @@ fn after_floor(at: SystemTime) -> SystemTime {
             let nanoseconds = Duration::from_nanos(u64::from(before.duration().subsec_nanos()));
             at + nanoseconds + nanoseconds
         }
+    }
+}
+
+/// `setxattr(2)`'s flags.
+pub(super) fn set_xattr(flags: i32) -> Result<SetXattr> {
+    match flags {
+        0 => Ok(SetXattr::Any),
+        libc::XATTR_CREATE => Ok(SetXattr::Create),
+        libc::XATTR_REPLACE => Ok(SetXattr::Replace),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `lseek(2)`'s `whence`, of which the kernel answers the others by itself.
+pub(super) fn seek(whence: i32) -> Result<Seek> {
+    match whence {
+        libc::SEEK_DATA => Ok(Seek::Data),
+        libc::SEEK_HOLE => Ok(Seek::Hole),
+        _ => Err(Errno::EINVAL),
     }
 }
 

@@ -10,7 +10,10 @@ mod counters;
 pub mod mountinfo;
 mod mountpoint;
 mod negotiate;
+mod notify;
+mod opening;
 mod passthrough;
+mod reply;
 mod slow;
 
 use std::ffi::OsString;
@@ -24,6 +27,7 @@ use parking_lot::Mutex;
 use self::adapter::{Adapter, Shared};
 pub use self::mountpoint::unmount;
 pub use self::negotiate::Features;
+use self::notify::Notifier;
 use crate::Volume;
 
 /// The filesystem type as `/proc/self/mountinfo` shows it.
@@ -179,9 +183,15 @@ fn serve<V: Volume>(
     let mut config = fuser::Config::default();
     config.acl = fuser::SessionACL::All;
     config.n_threads = Some(options.threads.max(1));
+    let second = Arc::new(device.try_clone()?);
     let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)?;
     let features = agreed.get().copied().unwrap_or_default();
+    let notifier =
+        Notifier { device: Arc::downgrade(&second), can_expire: features.expiring_names };
+    shared.volume.mounted(Arc::new(notifier));
     let server = std::thread::Builder::new().name("serve".into()).spawn(move || {
+        // Until serving ends, in whichever way, and no longer.
+        let _second = second;
         if let Err(error) = session.run() {
             tracing::error!(%error, "the connection to the kernel broke");
         }

@@ -34,6 +34,10 @@ pub struct Features {
     pub cached_listings: bool,
     /// Targets of symbolic links are kept.
     pub cached_symlinks: bool,
+    /// Opening a file to overwrite it says so, rather than truncating it first.
+    pub atomic_overwrite: bool,
+    /// A name can be asked for again without disturbing who has it open or works in it. (Linux 6.2.)
+    pub expiring_names: bool,
     /// Users other than the one who mounted may enter.
     pub everyone: bool,
     /// Mounted by `fusermount3` for a user who may not mount.
@@ -53,6 +57,8 @@ impl Features {
             ("no_getxattr_on_write", self.no_getxattr_on_write),
             ("cached_listings", self.cached_listings),
             ("cached_symlinks", self.cached_symlinks),
+            ("atomic_overwrite", self.atomic_overwrite),
+            ("expiring_names", self.expiring_names),
             ("everyone", self.everyone),
             ("rootless", self.rootless),
         ]
@@ -66,8 +72,10 @@ pub(super) fn negotiate(wishes: &Wishes, config: &mut KernelConfig) -> Features 
     let readdirplus = take(InitFlags::FUSE_DO_READDIRPLUS);
     let parallel_dirops = take(InitFlags::FUSE_PARALLEL_DIROPS);
     let cached_symlinks = take(InitFlags::FUSE_CACHE_SYMLINKS);
-    // Not `FUSE_ATOMIC_O_TRUNC`, which saves a request where a file is overwritten: the kernel would
-    // pass on `O_RDONLY | O_TRUNC` before it finds that the file is just being executed.
+    // Only an open that says that it overwrites can be answered with another, fresh file. The kernel
+    // then also passes on `O_RDONLY | O_TRUNC` before it finds that the file is just being executed.
+    let atomic_overwrite = take(InitFlags::FUSE_ATOMIC_O_TRUNC);
+    let expiring_names = take(InitFlags::FUSE_HAS_EXPIRE_ONLY);
     take(InitFlags::FUSE_ASYNC_DIO);
     take(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
     // Whoever takes this promises to drop set-id bits on writing, and is in return not asked for
@@ -91,6 +99,8 @@ pub(super) fn negotiate(wishes: &Wishes, config: &mut KernelConfig) -> Features 
         no_getxattr_on_write,
         cached_listings: (abi.0, abi.1) >= (7, 28),
         cached_symlinks,
+        atomic_overwrite,
+        expiring_names,
         everyone: wishes.everyone,
         rootless: wishes.rootless,
         abi: (abi.0, abi.1),

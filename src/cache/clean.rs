@@ -1,0 +1,155 @@
+//! Removal by an administrator: one change of view, however much is removed.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use cachefs_mount::{Errno, Name, NodeId, Result};
+
+use super::Cache;
+use super::resolve::status;
+use super::retire::{ADMINISTRATOR, CleanError, Cleaned};
+use super::tree::{Node, known_name};
+use super::view::is_lock_name;
+
+/// A name that is to be removed, and the directory that it is in.
+struct Target {
+    path: PathBuf,
+    folder: Arc<Node>,
+    directory: Arc<OwnedFd>,
+    name: Box<[u8]>,
+}
+
+impl Cache {
+    /// Takes `paths` (relative to the mount; all of it if there are none) out of the live view in one
+    /// step. Nobody who runs is disturbed.
+    pub fn clean(&self, paths: &[PathBuf]) -> std::result::Result<Cleaned, CleanError> {
+        let mut targets = Vec::new();
+        let found = if paths.is_empty() {
+            self.everything(&mut targets)
+        } else {
+            paths.iter().try_for_each(|path| self.find(path, &mut targets))
+        };
+        let cleaned = found.and_then(|()| self.remove_targets(&targets));
+        for target in &targets {
+            self.give_back(target.folder.id, 1);
+        }
+        cleaned
+    }
+
+    fn everything(&self, targets: &mut Vec<Target>) -> std::result::Result<(), CleanError> {
+        let failed = |errno: Errno| CleanError::Store { path: "/".into(), error: io(errno) };
+        for name in self.names_in(&self.root).map_err(failed)? {
+            if !self.is_private(NodeId::ROOT, known_name(&name)) {
+                let path = PathBuf::from(OsStr::from_bytes(&name));
+                self.tree.hold(NodeId::ROOT);
+                let folder = self.tree.get(NodeId::ROOT).map_err(failed)?;
+                targets.push(Target { path, folder, directory: self.root.clone(), name });
+            }
+        }
+        Ok(())
+    }
+
+    /// The name at the end of a path.
+    fn find(
+        &self,
+        path: &Path,
+        targets: &mut Vec<Target>,
+    ) -> std::result::Result<(), CleanError> {
+        let outside = || CleanError::NotInside(path.to_owned());
+        let mut names = Vec::new();
+        for component in path.components() {
+            match component {
+                Component::Normal(name) => names.push(Name::new(name).map_err(|_| outside())?),
+                Component::CurDir => {}
+                _ => return Err(outside()),
+            }
+        }
+        let last = names.pop().ok_or_else(outside)?;
+        let first = names.first().copied().unwrap_or(last);
+        if self.is_private(NodeId::ROOT, first) {
+            return Err(CleanError::Absent(path.to_owned()));
+        }
+        let failed = |errno| match errno {
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => CleanError::Absent(path.to_owned()),
+            errno => CleanError::Store { path: path.to_owned(), error: io(errno) },
+        };
+        self.tree.hold(NodeId::ROOT);
+        let mut folder = self.tree.get(NodeId::ROOT).map_err(failed)?;
+        for name in names {
+            let below = self.below(&folder, name);
+            // It holds on to those above it.
+            self.give_back(folder.id, 1);
+            folder = below.map_err(failed)?;
+        }
+        let directory = self.directory(folder.id).map_err(failed);
+        let found = directory.and_then(|directory| {
+            status(&*directory, last.as_bytes()).map_err(failed)?;
+            Ok(directory)
+        });
+        match found {
+            Ok(directory) => {
+                let (path, name) = (path.to_owned(), last.as_bytes().into());
+                targets.push(Target { path, folder, directory, name });
+                Ok(())
+            }
+            Err(error) => {
+                self.give_back(folder.id, 1);
+                Err(error)
+            }
+        }
+    }
+
+    /// A directory in a directory, with one more reference.
+    fn below(&self, folder: &Arc<Node>, name: Name<'_>) -> Result<Arc<Node>> {
+        let directory = self.directory(folder.id)?;
+        let status = status(&*directory, name.as_bytes())?;
+        let node = self.found(folder.id, name, &status).attributes.node;
+        self.tree.get(node)
+    }
+
+    fn remove_targets(&self, targets: &[Target]) -> std::result::Result<Cleaned, CleanError> {
+        // One moment for all: a job either sees all of it, or none.
+        let at = self.readers.tick();
+        let mut names = 0;
+        for target in targets {
+            let name = known_name(&target.name);
+            let change = self.names.change(target.folder.id, &target.name);
+            let seen = self.readers.oldest_besides(ADMINISTRATOR).is_some_and(|began| began < at)
+                && !is_lock_name(&target.name);
+            let (folder, directory) = (&target.folder, &target.directory);
+            match self.retire(&change, folder, directory, name, (at, ADMINISTRATOR), seen) {
+                Ok(()) => names += 1,
+                // Somebody else was faster.
+                Err(Errno::ENOENT) => {}
+                Err(errno) => {
+                    let path = target.path.clone();
+                    return Err(CleanError::Store { path, error: io(errno) });
+                }
+            }
+        }
+        for target in targets {
+            self.tell_kernel(target.folder.id, &target.name);
+        }
+        let before = |job: &Arc<crate::readers::Job>| job.began < at;
+        let seen_by = self.readers.all().iter().filter(|job| before(job)).count();
+        Ok(Cleaned { names, seen_by })
+    }
+
+    /// Has the kernel ask for a name again, which it could not know has changed.
+    fn tell_kernel(&self, folder: NodeId, name: &[u8]) {
+        let Some(kernel) = self.kernel.get() else { return };
+        let told = kernel
+            .expire(folder, OsStr::from_bytes(name))
+            .and_then(|()| kernel.changed(folder));
+        if let Err(error) = told {
+            tracing::warn!(%error, "can't tell the kernel of a name that was removed");
+        }
+    }
+}
+
+fn io(errno: Errno) -> std::io::Error {
+    std::io::Error::from_raw_os_error(errno.raw())
+}

@@ -1,0 +1,215 @@
+//! What a name stands for, for whom.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cachefs_mount::{Caller, Entry, Errno, FOREVER, Kind, Lookup, Name, NodeId, Result};
+use dashmap::DashMap;
+use rustix::fs::Statx;
+
+use super::Cache;
+use super::resolve::{key, kind, status};
+use super::tree::{KeptList, Node};
+use super::view::{self, Moment, Reader, Version};
+
+/// One who only looks around sees what is live.
+const NOBODY: Reader = Reader { id: u64::MAX - 1, began: Moment(u64::MAX) };
+
+/// What a caller sees under a name.
+pub(super) enum Seen {
+    /// The live version, which lies in the store.
+    Live(Statx),
+    /// A version that does not.
+    Kept(NodeId),
+    Nothing,
+}
+
+/// What a caller was told to come again for (`ESTALE`): he looks the name up once more, and gets a
+/// fresh node to do it with. So whoever has the old one goes on with it.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// To replace what is in this file.
+    Replace(NodeId),
+    /// To take away the directory `name` of `folder`; `dead` is the node that dies of it.
+    Remove { folder: NodeId, name: Box<[u8]>, dead: Option<NodeId> },
+}
+
+/// The steps that callers, by their threads, have to come again for.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    pending: DashMap<u32, Step>,
+    count: AtomicUsize,
+}
+
+impl Steps {
+    /// The step that the caller was told to take.
+    pub(super) fn of(&self, caller: &Caller) -> Option<Step> {
+        // Nearly always there is none at all.
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.pending.get(&caller.thread).map(|step| step.clone())
+    }
+
+    pub(super) fn set(&self, caller: &Caller, step: Step) {
+        if self.pending.insert(caller.thread, step).is_none() {
+            self.count.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    pub(super) fn take(&self, caller: &Caller) -> Option<Step> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let (_, step) = self.pending.remove(&caller.thread)?;
+        self.count.fetch_sub(1, Ordering::Release);
+        Some(step)
+    }
+}
+
+impl Cache {
+    pub(super) fn lookup(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: Name<'_>,
+    ) -> Result<Lookup> {
+        if self.is_private(parent, name) {
+            return Ok(Lookup::Absent { valid: FOREVER });
+        }
+        let folder = self.tree.get(parent)?;
+        let (seen, valid) = self.see(caller, &folder, name)?;
+        if let Some(step) = self.steps.of(caller)
+            && let Some(entry) = self.next_step(caller, &folder, name, &seen, step)?
+        {
+            return Ok(Lookup::Found(entry));
+        }
+        match seen {
+            Seen::Live(status) => {
+                let entry = self.found(parent, name, &status);
+                Ok(Lookup::Found(Entry { name_valid: valid, ..entry }))
+            }
+            Seen::Kept(node) => match self.kept_entry(node) {
+                // Reclaimed just now.
+                Err(Errno::ESTALE | Errno::ENOENT) => Ok(Lookup::Absent { valid: Duration::ZERO }),
+                entry => entry.map(Lookup::Found),
+            },
+            Seen::Nothing => {
+                self.counters.miss();
+                Ok(Lookup::Absent { valid })
+            }
+        }
+    }
+
+    /// What the caller sees under a name, and how long that may be believed.
+    pub(super) fn see(
+        &self,
+        caller: &Caller,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+    ) -> Result<(Seen, Duration)> {
+        let directory = self.directory(folder.id)?;
+        let versioned = self.tree.versioned(folder);
+        let (live, kept) = self.names.look(versioned.id, name.as_bytes(), || {
+            let live = match status(&*directory, name.as_bytes()) {
+                Ok(status) => Ok(Some(status)),
+                Err(Errno::ENOENT) => Ok(None),
+                Err(errno) => Err(errno),
+            };
+            (live, versioned.versions(name))
+        });
+        let live = live?;
+        if kept.is_empty() {
+            return Ok((live.map_or(Seen::Nothing, Seen::Live), FOREVER));
+        }
+        Ok((self.choose(&kept, live, self.reader(caller)), Duration::ZERO))
+    }
+
+    /// As the view function knows the caller.
+    pub(super) fn reader(&self, caller: &Caller) -> Reader {
+        self.readers.known(caller).map_or(NOBODY, |job| job.reader())
+    }
+
+    /// The view function's answer.
+    pub(super) fn choose(&self, kept: &KeptList, live: Option<Statx>, reader: Reader) -> Seen {
+        let others = kept.iter().map(|kept| Version {
+            what: Seen::Kept(kept.version.what),
+            stage: kept.version.stage.clone(),
+        });
+        let live = live.map(|status| Version::live(Seen::Live(status)));
+        view::seen(others.chain(live), reader).unwrap_or(Seen::Nothing)
+    }
+
+    /// The entry of a version that is not live: one more lookup of its node.
+    pub(super) fn kept_entry(&self, id: NodeId) -> Result<Entry> {
+        if !self.tree.hold(id) {
+            return Err(Errno::ESTALE);
+        }
+        let entry = self.tree.get(id).and_then(|node| {
+            let status = self.node_status(&node)?;
+            Ok(Entry { name_valid: Duration::ZERO, ..self.entry(id, &status) })
+        });
+        if entry.is_err() {
+            self.give_back(id, 1);
+        }
+        entry
+    }
+
+    /// The fresh node with which the caller comes again, if this is the name that he has to come
+    /// again for.
+    fn next_step(
+        &self,
+        caller: &Caller,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        seen: &Seen,
+        step: Step,
+    ) -> Result<Option<Entry>> {
+        let id = match seen {
+            Seen::Live(status) => self.tree.number_below(key(status), kind(status), folder.face),
+            Seen::Kept(id) => *id,
+            Seen::Nothing => return Ok(None),
+        };
+        let versioned = self.tree.versioned(folder);
+        match step {
+            Step::Replace(node) if node == id => {
+                let node = self.tree.get(id)?;
+                let entry = self.begin_replacing(caller, &versioned, name, &node)?;
+                self.steps.take(caller);
+                Ok(Some(entry))
+            }
+            Step::Remove { folder: wanted, name: wanted_name, dead: None }
+                if wanted == versioned.id && *wanted_name == *name.as_bytes() =>
+            {
+                let status = match seen {
+                    Seen::Live(status) => *status,
+                    _ => self.node_status(&*self.tree.get(id)?)?,
+                };
+                if kind(&status) != Kind::Directory {
+                    return Ok(None);
+                }
+                let dead = self.tree.second(key(&status), None).id;
+                let (folder, name) = (wanted, wanted_name);
+                self.steps.set(caller, Step::Remove { folder, name, dead: Some(dead) });
+                Ok(Some(Entry { name_valid: Duration::ZERO, ..self.entry(dead, &status) }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The entry of a file that was found under a name; one more lookup of its node.
+    pub(super) fn found(&self, parent: NodeId, name: Name<'_>, status: &Statx) -> Entry {
+        let node = self.tree.know(key(status), kind(status), parent, name);
+        self.entry(node.id, status)
+    }
+
+    /// Gives back references; true if the node is not known any more.
+    pub(super) fn give_back(&self, id: NodeId, count: u64) -> bool {
+        let gone = count > 0 && self.tree.give_back(id, count);
+        if gone {
+            self.descriptors.drop(id);
+        }
+        gone
+    }
+}

@@ -1,0 +1,154 @@
+//! Who may change what a name stands for, one at a time, while others look without waiting.
+//!
+//! What a name stands for is written in two places, the store's folder and the versions in memory,
+//! which can't be changed in one step. So whoever changes them holds the name's lock and counts
+//! before and after; whoever looks notices by the count that somebody changed the name meanwhile,
+//! and looks again. Names share locks by their hash: that costs a wait now and then, nothing else.
+//!
+//! Lock order: a name's lock comes before [`super::Cache::moves`] and before anything in the tree.
+//! Two names are locked together, in the order of their locks, by [`NameLocks::change_two`] only.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use cachefs_mount::{Name, NodeId};
+use parking_lot::{Mutex, MutexGuard};
+
+const LOCKS: usize = 256;
+
+/// So often a name is looked at again before it is waited for.
+const TRIES: usize = 3;
+
+#[derive(Debug, Default)]
+struct Lock {
+    mutex: Mutex<()>,
+    /// Odd while somebody changes a name of this lock.
+    changes: AtomicU64,
+}
+
+/// The locks of all names.
+#[derive(Debug)]
+pub(super) struct NameLocks {
+    locks: Vec<Lock>,
+    hasher: RandomState,
+}
+
+/// The right to change one name or two, until it is dropped.
+pub(super) struct Change<'a> {
+    held: [Option<Held<'a>>; 2],
+}
+
+struct Held<'a> {
+    lock: &'a Lock,
+    _guard: MutexGuard<'a, ()>,
+}
+
+impl<'a> Held<'a> {
+    fn take(lock: &'a Lock) -> Held<'a> {
+        let guard = lock.mutex.lock();
+        lock.changes.fetch_add(1, Ordering::Relaxed);
+        // What is changed under the lock can't be seen by one who saw the count before.
+        fence(Ordering::SeqCst);
+        Held { lock, _guard: guard }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.lock.changes.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl NameLocks {
+    pub(super) fn new() -> NameLocks {
+        let locks = (0..LOCKS).map(|_| Lock::default()).collect();
+        NameLocks { locks, hasher: RandomState::new() }
+    }
+
+    fn index(&self, parent: NodeId, name: &[u8]) -> usize {
+        self.hasher.hash_one((parent.0, name)) as usize % LOCKS
+    }
+
+    /// Waits until nobody else changes this name.
+    pub(super) fn change(&self, parent: NodeId, name: &[u8]) -> Change<'_> {
+        let index = self.index(parent, name);
+        Change { held: [Some(Held::take(&self.locks[index])), None] }
+    }
+
+    /// As [`NameLocks::change`], for two names at once.
+    pub(super) fn change_two(
+        &self,
+        one: (NodeId, Name<'_>),
+        other: (NodeId, Name<'_>),
+    ) -> Change<'_> {
+        let one = self.index(one.0, one.1.as_bytes());
+        let other = self.index(other.0, other.1.as_bytes());
+        let first = Held::take(&self.locks[one.min(other)]);
+        let second = (one != other).then(|| Held::take(&self.locks[one.max(other)]));
+        Change { held: [Some(first), second] }
+    }
+
+    /// Does `look`, which finds out about a name in several steps, until nobody has changed the name
+    /// meanwhile.
+    pub(super) fn look<T>(&self, parent: NodeId, name: &[u8], look: impl Fn() -> T) -> T {
+        let lock = &self.locks[self.index(parent, name)];
+        for _ in 0..TRIES {
+            let before = lock.changes.load(Ordering::Acquire);
+            if before % 2 == 1 {
+                break;
+            }
+            let found = look();
+            fence(Ordering::SeqCst);
+            if lock.changes.load(Ordering::Relaxed) == before {
+                return found;
+            }
+        }
+        let _nobody_changes = lock.mutex.lock();
+        look()
+    }
+}
+
+impl std::fmt::Debug for Change<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Change").field("names", &self.held.iter().flatten().count()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    #[test]
+    fn nobody_sees_one_place_changed_and_the_other_not() {
+        let (locks, done) = (NameLocks::new(), AtomicBool::new(false));
+        let places = [AtomicU64::new(0), AtomicU64::new(0)];
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 1..20_000 {
+                    let _change = locks.change(NodeId::ROOT, b"name");
+                    for place in &places {
+                        place.store(turn, Ordering::Relaxed);
+                    }
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                let [a, b] = locks.look(NodeId::ROOT, b"name", || {
+                    [0, 1].map(|place: usize| places[place].load(Ordering::Relaxed))
+                });
+                assert_eq!(a, b);
+            }
+        });
+    }
+
+    #[test]
+    fn a_name_may_be_taken_twice_at_once_by_one() {
+        let locks = NameLocks::new();
+        let name = Name::new(OsStr::new("a")).unwrap();
+        drop(locks.change_two((NodeId::ROOT, name), (NodeId::ROOT, name)));
+        drop(locks.change(NodeId::ROOT, b"a"));
+    }
+}

@@ -1,0 +1,527 @@
+//! Staged -> live (SEMANTICS 2).
+//!
+//! A file that is opened to be created or replaced is written in the store's own folder, and takes
+//! its name in one rename when its writer closes it. Until then it is a *draft*, which its own job
+//! sees by that name and nobody else.
+//!
+//! Two jobs that open one name while nothing has been written get the same draft, because they may
+//! mean to lock it. The first of them to write an unlocked one is given a draft of his own.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cachefs_mount::{Caller, Entry, Errno, Kind, Name, NodeId, OpenFlags, Result};
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, Mode, OFlags, Statx};
+use smallvec::SmallVec;
+
+use super::Cache;
+use super::files::store_flags;
+use super::handles::{Handle, Open};
+use super::name_locks::Change;
+use super::resolve::{errno, key, kind, open_at, status};
+use super::tree::{Added, How, Kept, KeptList, Node, RETIRED, STAGED};
+use super::view::{Stage, Version, is_lock_name};
+use crate::readers::{Fate, Job};
+
+/// What a draft is to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Making {
+    /// A file whose name nobody else may take meanwhile (`O_EXCL`).
+    Exclusive,
+    /// A file where there was none.
+    New,
+    /// Other contents of a file that there is.
+    Other,
+}
+
+/// A file that is being written and has no name yet.
+#[derive(Debug)]
+pub(super) struct Draft {
+    /// The directory's node, the one that has its versions.
+    folder: Arc<Node>,
+    name: Box<[u8]>,
+    pub(super) node: NodeId,
+    making: Making,
+    /// Whether anything was written; set only with `authors` locked, if there is one author only.
+    written: AtomicBool,
+    /// Changed only by who holds the name's lock, which comes before this one.
+    authors: Mutex<Authors>,
+}
+
+/// Whose draft it is; nobody's once it is live or dropped.
+#[derive(Debug, Default)]
+struct Authors {
+    jobs: SmallVec<[u64; 1]>,
+    /// Somebody has it open, or had.
+    opened: bool,
+}
+
+impl Draft {
+    fn is_of(&self, job: u64) -> bool {
+        self.authors.lock().jobs.contains(&job)
+    }
+
+    /// Somebody has it open from now on.
+    pub(super) fn note_opened(&self) {
+        self.authors.lock().opened = true;
+    }
+
+    fn name(&self) -> Name<'_> {
+        // It was a name when the draft was made.
+        super::tree::known_name(&self.name)
+    }
+}
+
+/// What becomes of an open that creates or replaces.
+pub(super) enum Start {
+    /// It writes a draft, of which it gets a descriptor with the next open.
+    Draft(Arc<Draft>),
+    /// It writes what is live.
+    Live,
+}
+
+/// The version that `job` is staging.
+pub(super) fn staged_by(kept: &KeptList, job: u64) -> Option<NodeId> {
+    kept.iter()
+        .find(|kept| kept.version.stage == Stage::Staged { by: job })
+        .map(|kept| kept.version.what)
+}
+
+impl Cache {
+    /// The drafts that others are making of a name.
+    fn others(&self, kept: &KeptList, job: u64) -> SmallVec<[Arc<Draft>; 1]> {
+        kept.iter()
+            .filter(|kept| matches!(kept.version.stage, Stage::Staged { by } if by != job))
+            .filter_map(|kept| self.drafts.get(&kept.version.what.0).map(|draft| draft.clone()))
+            .collect()
+    }
+
+    /// Whether another job is creating the name exclusively: nobody may create it then.
+    pub(super) fn is_taken(&self, kept: &KeptList, job: u64) -> bool {
+        self.others(kept, job).iter().any(|draft| draft.making == Making::Exclusive)
+    }
+
+    /// Whether an open with `O_TRUNC` empties a file where it is, instead of staging another
+    /// (SEMANTICS 2.4).
+    pub(super) fn is_emptied_in_place(&self, node: &Node, status: &Statx) -> bool {
+        let Some(place) = node.place() else { return true };
+        status.stx_nlink > 1
+            || status.stx_size == 0 && place.parent() != RETIRED
+            || is_lock_name(&place.name)
+            || node.is_open() && self.readers.is_locked(node.id.0)
+    }
+
+    /// A draft of another job that this one has to share: still empty, or locked. The locked one
+    /// becomes live, for it is a lock.
+    pub(super) fn share(
+        &self,
+        change: &Change<'_>,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        kept: &KeptList,
+        job: &Job,
+    ) -> Result<Option<Start>> {
+        for draft in self.others(kept, job.id) {
+            if draft.making == Making::Exclusive {
+                continue;
+            }
+            if self.readers.is_locked(draft.node.0) {
+                self.publish(change, &draft)?;
+                return Ok(Some(Start::Live));
+            }
+            let mut authors = draft.authors.lock();
+            if draft.written.load(Ordering::Relaxed) || authors.jobs.is_empty() {
+                continue;
+            }
+            authors.jobs.push(job.id);
+            drop(authors);
+            self.tree.hold(draft.node);
+            self.add_version(folder, name, draft.node, Stage::Staged { by: job.id });
+            return Ok(Some(Start::Draft(draft)));
+        }
+        Ok(None)
+    }
+
+    /// Makes a draft still unwritten, or locked, live for one who opens the name without `O_TRUNC`.
+    pub(super) fn publish_for_sharing(
+        &self,
+        change: &Change<'_>,
+        kept: &KeptList,
+        job: &Job,
+    ) -> Result<()> {
+        for draft in self.others(kept, job.id) {
+            let unwritten = !draft.written.load(Ordering::Relaxed);
+            if draft.making != Making::Exclusive
+                && (unwritten || self.readers.is_locked(draft.node.0))
+            {
+                return self.publish(change, &draft);
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a draft of `name`: the file, open as `flags` say.
+    pub(super) fn stage(
+        &self,
+        _: &Change<'_>,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        job: &Job,
+        making: Making,
+        flags: OFlags,
+        mode: Mode,
+    ) -> Result<(Arc<Draft>, OwnedFd)> {
+        let number = self.next_number();
+        let text = number.to_string();
+        let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&*self.staged, &*text, flags, mode).map_err(errno)?;
+        let status = status(&file, b"")?;
+        let place = super::tree::known_name(text.as_bytes());
+        let node = self.tree.know(key(&status), Kind::File, STAGED, place);
+        let draft = Arc::new(Draft {
+            folder: folder.clone(),
+            name: name.as_bytes().into(),
+            node: node.id,
+            making,
+            written: AtomicBool::new(false),
+            authors: Mutex::new(Authors { jobs: SmallVec::from_elem(job.id, 1), opened: false }),
+        });
+        self.drafts.insert(node.id.0, draft.clone());
+        self.add_version(folder, name, node.id, Stage::Staged { by: job.id });
+        Ok((draft, file))
+    }
+
+    /// One more version of a name; it takes over a reference to `what`.
+    pub(super) fn add_version(
+        &self,
+        folder: &Node,
+        name: Name<'_>,
+        what: NodeId,
+        stage: Stage,
+    ) -> u64 {
+        let number = self.next_number();
+        let kept = Kept { number, version: Version { what, stage } };
+        self.tree.change_versions(folder, name.as_bytes(), |list| list.push(kept));
+        number
+    }
+
+    /// The answer to one who begins to replace `node`, which he met as `name`: the draft.
+    pub(super) fn begin_replacing(
+        &self,
+        caller: &Caller,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        node: &Node,
+    ) -> Result<Entry> {
+        let job = self.readers.job(caller);
+        let change = self.names.change(folder.id, name.as_bytes());
+        let kept = folder.versions(name);
+        if let Some(own) = staged_by(&kept, job.id) {
+            return self.kept_entry(own);
+        }
+        let shared = match self.share(&change, folder, name, &kept, &job)? {
+            Some(Start::Draft(draft)) => draft,
+            Some(Start::Live) => {
+                let directory = self.directory(folder.id)?;
+                return Ok(self.found(folder.id, name, &status(&*directory, name.as_bytes())?));
+            }
+            None => self.stage_like(&change, folder, name, &job, node)?,
+        };
+        self.kept_entry(shared.node)
+    }
+
+    /// A draft that has the owner, the mode and the extended attributes of what it is to replace.
+    fn stage_like(
+        &self,
+        change: &Change<'_>,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        job: &Job,
+        node: &Node,
+    ) -> Result<Arc<Draft>> {
+        let old = self.node_status(node)?;
+        let mode = Mode::from_raw_mode(u32::from(old.stx_mode & super::attributes::PERMISSIONS));
+        let (making, flags) = (Making::Other, OFlags::RDWR);
+        let (draft, file) = self.stage(change, folder, name, job, making, flags, mode)?;
+        if (old.stx_uid, old.stx_gid) != self.own {
+            let owner = rustix::fs::Uid::from_raw(old.stx_uid);
+            let group = rustix::fs::Gid::from_raw(old.stx_gid);
+            // Who may not give files away has a store where all files are his own, or nearly.
+            let _ = rustix::fs::fchown(&file, Some(owner), Some(group));
+        }
+        self.copy_xattrs(node, &file);
+        Ok(draft)
+    }
+
+    /// Opens a draft that the caller's job is making. `O_TRUNC` has been obeyed when this returns.
+    pub(super) fn open_draft(
+        &self,
+        draft: &Arc<Draft>,
+        node: &Node,
+        flags: OpenFlags,
+    ) -> Result<File> {
+        let file = File::from(self.open_node(node, store_flags(flags | OpenFlags::WRITE))?);
+        if flags.contains(OpenFlags::TRUNCATE) && draft.written.load(Ordering::Relaxed) {
+            rustix::fs::ftruncate(&file, 0).map_err(errno)?;
+        }
+        draft.note_opened();
+        Ok(file)
+    }
+
+    /// The draft under that number, if `job` is one of its authors.
+    pub(super) fn draft_of(&self, node: NodeId, job: u64) -> Option<Arc<Draft>> {
+        let draft = self.drafts.get(&node.0)?.clone();
+        draft.is_of(job).then_some(draft)
+    }
+
+    /// To be called before the first write by a handle that writes a draft.
+    pub(super) fn before_first_write(&self, handle: &Handle, draft: &Arc<Draft>) -> Result<()> {
+        if draft.written.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        {
+            let authors = draft.authors.lock();
+            if authors.jobs.len() <= 1 {
+                draft.written.store(true, Ordering::Release);
+                return Ok(());
+            }
+        }
+        let change = self.names.change(draft.folder.id, &draft.name);
+        let contested = {
+            let authors = draft.authors.lock();
+            authors.jobs.len() > 1 && authors.jobs.contains(&handle.job.id)
+        };
+        if !contested || draft.written.load(Ordering::Relaxed) {
+            draft.written.store(true, Ordering::Release);
+            return Ok(());
+        }
+        if self.readers.is_locked(draft.node.0) {
+            draft.written.store(true, Ordering::Release);
+            return self.publish(&change, draft);
+        }
+        self.part(&change, handle, draft)
+    }
+
+    /// Gives a handle that shares a draft with other jobs one of its own.
+    fn part(&self, change: &Change<'_>, handle: &Handle, draft: &Arc<Draft>) -> Result<()> {
+        let Open::Writing { target, .. } = &handle.open else { return Err(Errno::EBADF) };
+        let shared = self.tree.get(draft.node)?;
+        let mode = self.node_status(&shared)?.stx_mode & super::attributes::PERMISSIONS;
+        let mode = Mode::from_raw_mode(u32::from(mode));
+        self.leave(draft, handle.job.id);
+        let (own, file) = self.stage(
+            change,
+            &draft.folder,
+            draft.name(),
+            &handle.job,
+            draft.making,
+            OFlags::RDWR,
+            mode,
+        )?;
+        own.written.store(true, Ordering::Release);
+        own.note_opened();
+        let mut target = target.write();
+        target.file = Arc::new(File::from(file));
+        target.draft = Some(own);
+        Ok(())
+    }
+
+    /// `job` is no author of the draft any more.
+    fn leave(&self, draft: &Draft, job: u64) {
+        draft.authors.lock().jobs.retain(|author| *author != job);
+        self.remove_staged(draft, Some(job));
+    }
+
+    /// Takes the records of a draft, of one author or all, out of its directory.
+    fn remove_staged(&self, draft: &Draft, job: Option<u64>) {
+        let mut removed = 0;
+        self.tree.change_versions(&draft.folder, &draft.name, |list| {
+            let before = list.len();
+            list.retain(|kept| {
+                let Stage::Staged { by } = kept.version.stage else { return true };
+                kept.version.what != draft.node || job.is_some_and(|job| job != by)
+            });
+            removed = before - list.len();
+        });
+        self.give_back(draft.node, removed as u64);
+    }
+
+    /// Makes a draft what its name stands for.
+    pub(super) fn publish(&self, _: &Change<'_>, draft: &Draft) -> Result<()> {
+        let authors = std::mem::take(&mut draft.authors.lock().jobs);
+        let Some(&by) = authors.first() else { return Ok(()) };
+        self.drafts.remove(&draft.node.0);
+        let result = self.take_name(draft, by);
+        if result.is_err() {
+            self.discard_file(draft);
+        }
+        self.remove_staged(draft, None);
+        match result {
+            // The directory is gone, and everything in it with it.
+            Err(Errno::ENOENT | Errno::ESTALE) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn take_name(&self, draft: &Draft, by: u64) -> Result<()> {
+        let (name, parent) = (draft.name(), draft.folder.id);
+        let directory = self.directory(parent)?;
+        let node = self.tree.get(draft.node)?;
+        let place = node.place().ok_or(Errno::ESTALE)?;
+        let replaced = match open_at(&*directory, name.as_bytes(), OFlags::PATH) {
+            Ok(victim) => Some(victim),
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(errno),
+        };
+        {
+            let _moving = self.moves.read();
+            let (from, to) = (&*self.staged, &*directory);
+            rustix::fs::renameat(from, &*place.name, to, name.as_bytes()).map_err(errno)?;
+            self.tree.add_place(&node, parent, name);
+            self.tree.remove_place(&node, STAGED, super::tree::known_name(&place.name));
+        }
+        if let Some(victim) = replaced {
+            self.unnamed(parent, name, victim)?;
+        }
+        let exclusive = draft.making == Making::Exclusive;
+        let how = if exclusive { How::Exclusively } else { How::Written };
+        node.note_added(Added { by, at: self.readers.tick(), how });
+        Ok(())
+    }
+
+    /// Removes a draft's file; those who have it open keep it.
+    fn discard_file(&self, draft: &Draft) {
+        let Ok(node) = self.tree.get(draft.node) else { return };
+        let Some(place) = node.place() else { return };
+        if let Err(errno) = self.unlink_in(&self.staged, &place.name) {
+            tracing::warn!(%errno, "can't remove a draft; the next mount does");
+        }
+    }
+
+    /// `job` gives a draft up: nothing is left of it, unless others share it.
+    pub(super) fn give_up(&self, _: &Change<'_>, draft: &Draft, job: u64) {
+        let last = {
+            let mut authors = draft.authors.lock();
+            authors.jobs.retain(|author| *author != job);
+            authors.jobs.is_empty() && self.drafts.remove(&draft.node.0).is_some()
+        };
+        if last {
+            self.discard_file(draft);
+        }
+        self.remove_staged(draft, Some(job));
+    }
+
+    /// What `close(2)` means for a handle that writes a draft; `caller` is none when the last
+    /// descriptor is gone.
+    pub(super) fn close_draft(&self, handle: &Handle, caller: Option<&Caller>) -> Result<()> {
+        let Open::Writing { target, .. } = &handle.open else { return Ok(()) };
+        let draft = {
+            let target = target.read();
+            match &target.draft {
+                Some(draft) if target.author => draft.clone(),
+                _ => return Ok(()),
+            }
+        };
+        let job = handle.job.id;
+        if !draft.is_of(job) {
+            return Ok(());
+        }
+        if let Some(caller) = caller {
+            // Others, who inherited the descriptor, close their copies of it.
+            if self.readers.process(caller) != handle.process {
+                return Ok(());
+            }
+            if self.readers.fate(caller) == Fate::Killed {
+                let change = self.names.change(draft.folder.id, &draft.name);
+                self.give_up(&change, &draft, job);
+                return Ok(());
+            }
+        }
+        // Written through a mapping, it may be, which nobody has told us of.
+        let size = target.read().file.metadata()?.len();
+        if size == 0 && !draft.written.load(Ordering::Acquire) {
+            // Perhaps it was only moved to another number, as shells do.
+            if caller.is_some() && self.readers.has_open(handle.process, draft.node.0) {
+                return Ok(());
+            }
+            return self.close_unwritten(&draft, job);
+        }
+        let change = self.names.change(draft.folder.id, &draft.name);
+        if draft.is_of(job) { self.publish(&change, &draft) } else { Ok(()) }
+    }
+
+    /// The file is empty now, on the inode that it had, if it had one (SEMANTICS 2.4).
+    fn close_unwritten(&self, draft: &Draft, job: u64) -> Result<()> {
+        let change = self.names.change(draft.folder.id, &draft.name);
+        if !draft.is_of(job) {
+            return Ok(());
+        }
+        let shared = draft.authors.lock().jobs.len() > 1;
+        let directory = self.directory(draft.folder.id)?;
+        let live = status(&*directory, &draft.name).ok();
+        let is_file = live.is_some_and(|live| kind(&live) == Kind::File);
+        if shared && self.readers.is_locked(draft.node.0) || !shared && !is_file {
+            return self.publish(&change, draft);
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
+        let emptied = rustix::fs::openat(
+            &*directory,
+            &*draft.name,
+            flags | OFlags::CLOEXEC | OFlags::NONBLOCK,
+            Mode::from_raw_mode(0o644),
+        );
+        self.give_up(&change, draft, job);
+        emptied.map(drop).map_err(errno)
+    }
+
+    /// Drops the drafts that a job has begun and then not opened.
+    pub(super) fn drop_unopened_drafts(&self, job: u64) {
+        let unopened = |draft: &Draft| {
+            let authors = draft.authors.lock();
+            !authors.opened && authors.jobs.contains(&job)
+        };
+        let drafts: Vec<_> =
+            self.drafts.iter().filter(|draft| unopened(draft)).map(|draft| draft.clone()).collect();
+        for draft in drafts {
+            let change = self.names.change(draft.folder.id, &draft.name);
+            self.give_up(&change, &draft, job);
+        }
+    }
+
+    /// Makes what a job has under this name live, if that is a draft, so that it can be moved or
+    /// linked like anything else.
+    pub(super) fn publish_own(
+        &self,
+        change: &Change<'_>,
+        folder: &Node,
+        name: Name<'_>,
+        job: u64,
+    ) -> Result<()> {
+        match staged_by(&folder.versions(name), job).and_then(|own| self.draft_of(own, job)) {
+            Some(draft) => self.publish(change, &draft),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Cache::publish_own`], for one that is known by its node.
+    pub(super) fn publish_node(&self, node: NodeId, job: u64) -> Result<()> {
+        let Some(draft) = self.draft_of(node, job) else { return Ok(()) };
+        let change = self.names.change(draft.folder.id, &draft.name);
+        if draft.is_of(job) { self.publish(&change, &draft) } else { Ok(()) }
+    }
+
+    /// Removes a file by its name in a folder of the store; those who have it open keep it.
+    pub(super) fn unlink_in(&self, folder: &OwnedFd, name: &[u8]) -> Result<()> {
+        let victim = open_at(folder, name, OFlags::PATH)?;
+        let _moving = self.moves.read();
+        rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(errno)?;
+        let status = status(&victim, b"")?;
+        if status.stx_nlink == 0 {
+            self.tree.orphan(key(&status), victim);
+        }
+        Ok(())
+    }
+}

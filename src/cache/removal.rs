@@ -1,0 +1,405 @@
+//! Taking names away: `unlink(2)`, `rmdir(2)`, `rename(2)` (SEMANTICS 2.5, 3).
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use cachefs_mount::{Caller, Errno, Kind, Name, NodeId, RenameFlags, Result};
+use rustix::fs::{AtFlags, OFlags};
+
+use super::Cache;
+use super::lookup::{Seen, Step};
+use super::name_locks::Change;
+use super::publish::staged_by;
+use super::resolve::{errno, key, kind, open_at, status};
+use super::tree::{Added, FileKey, How, Node, RETIRED};
+use super::view::{self, Version};
+use crate::readers::Job;
+
+impl Cache {
+    pub(super) fn remove_file(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: Name<'_>,
+    ) -> Result<()> {
+        if self.is_private(parent, name) {
+            return Err(Errno::ENOENT);
+        }
+        let folder = self.tree.versioned(&self.tree.get(parent)?);
+        let directory = self.directory(parent)?;
+        let job = self.readers.job(caller);
+        let change = self.names.change(folder.id, name.as_bytes());
+        let kept = folder.versions(name);
+        let own = staged_by(&kept, job.id).and_then(|own| self.draft_of(own, job.id));
+        if let Some(draft) = &own {
+            self.give_up(&change, draft, job.id);
+        }
+        let victim = match open_at(&*directory, name.as_bytes(), OFlags::PATH) {
+            Ok(victim) => victim,
+            Err(Errno::ENOENT) => {
+                let reader = job.reader();
+                return match self.choose(&folder.versions(name), None, reader) {
+                    Seen::Kept(node) => {
+                        self.hide(&change, &folder, name, node, job.id);
+                        Ok(())
+                    }
+                    _ if own.is_some() => Ok(()),
+                    _ => Err(Errno::ENOENT),
+                };
+            }
+            Err(errno) => return Err(errno),
+        };
+        let at = self.readers.tick();
+        let status = status(&victim, b"")?;
+        if kind(&status) == Kind::Directory {
+            return Err(Errno::EISDIR);
+        }
+        let node = self.tree.find(key(&status));
+        let temporary =
+            || self.is_own(job.id, &folder, node.as_deref(), |how| how == How::Exclusively);
+        if self.is_kept(job.id, at, name, temporary) {
+            return self.retire(&change, &folder, &directory, name, (at, job.id), true);
+        }
+        {
+            let _moving = self.moves.read();
+            rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::empty()).map_err(errno)?;
+        }
+        self.unnamed(folder.id, name, victim)
+    }
+
+    /// `victim` has just lost this name, and perhaps its last.
+    pub(super) fn unnamed(&self, parent: NodeId, name: Name<'_>, victim: OwnedFd) -> Result<()> {
+        let status = status(&victim, b"")?;
+        let key = key(&status);
+        if status.stx_nlink == 0 || kind(&status) == Kind::Directory {
+            self.tree.orphan(key, victim);
+        } else if let Some(node) = self.tree.find(key) {
+            self.tree.remove_place(&node, parent, name);
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_directory(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: Name<'_>,
+    ) -> Result<()> {
+        if self.is_private(parent, name) {
+            return Err(Errno::ENOENT);
+        }
+        let folder = self.tree.versioned(&self.tree.get(parent)?);
+        let directory = self.directory(parent)?;
+        let job = self.readers.job(caller);
+        let step = self.steps.take(caller);
+        let change = self.names.change(folder.id, name.as_bytes());
+        let (victim, node) = match open_at(&*directory, name.as_bytes(), OFlags::PATH) {
+            Ok(victim) => {
+                let status = status(&victim, b"")?;
+                if kind(&status) != Kind::Directory {
+                    return Err(Errno::ENOTDIR);
+                }
+                (Some(victim), self.tree.find(key(&status)))
+            }
+            Err(Errno::ENOENT) => match self.choose(&folder.versions(name), None, job.reader()) {
+                Seen::Kept(node) => (None, Some(self.tree.get(node)?)),
+                _ => return Err(Errno::ENOENT),
+            },
+            Err(errno) => return Err(errno),
+        };
+        let at = self.readers.tick();
+        let is_empty = match &node {
+            Some(node) if node.kind != Kind::Directory => return Err(Errno::ENOTDIR),
+            Some(node) => self.is_empty_for(&job, node)?,
+            None => true,
+        };
+        let kept = match &node {
+            Some(_) if victim.is_none() => true,
+            Some(node) => {
+                !is_empty
+                    || !node.same_for_all()
+                    || self.is_kept(job.id, at, name, || {
+                        self.is_own(job.id, &folder, Some(node), |how| how == How::Exclusively)
+                    })
+            }
+            None => false,
+        };
+        if !kept {
+            if let Some(victim) = victim {
+                {
+                    let _moving = self.moves.read();
+                    rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::REMOVEDIR)
+                        .map_err(errno)?;
+                }
+                self.unnamed(folder.id, name, victim)?;
+            }
+            return Ok(());
+        }
+        if self.has_to_come_again(caller, step, &folder, name) {
+            return Err(Errno::ESTALE);
+        }
+        match (victim, node) {
+            (None, Some(node)) => self.hide(&change, &folder, name, node.id, job.id),
+            _ => self.retire(&change, &folder, &directory, name, (at, job.id), true)?,
+        }
+        Ok(())
+    }
+
+    /// Whether the caller has to look the directory up once more before it is taken away, so that the
+    /// node that dies of it is nobody else's.
+    fn has_to_come_again(
+        &self,
+        caller: &Caller,
+        step: Option<Step>,
+        folder: &Node,
+        name: Name<'_>,
+    ) -> bool {
+        let again = matches!(
+            &step,
+            Some(Step::Remove { folder: was, name: was_name, .. })
+                if *was == folder.id && **was_name == *name.as_bytes()
+        );
+        // Those who can't be seen can't be told from each other.
+        if again || caller.thread == 0 {
+            return false;
+        }
+        let (folder, name) = (folder.id, name.as_bytes().into());
+        self.steps.set(caller, Step::Remove { folder, name, dead: None });
+        true
+    }
+
+    /// Whether a job sees nothing in a directory that would keep it from being removed; an error if it
+    /// sees something. False: there is something that others have added since it looked.
+    fn is_empty_for(&self, job: &Job, node: &Arc<Node>) -> Result<bool> {
+        let node = &self.tree.versioned(node);
+        for (_, kept) in node.all_versions() {
+            let versions = kept.iter().map(|kept| Version {
+                what: (),
+                stage: kept.version.stage.clone(),
+            });
+            if view::seen(versions, job.reader()).is_some() {
+                return Err(Errno::ENOTEMPTY);
+            }
+        }
+        let directory = self.directory(node.id)?;
+        let listed = node.listed_by(job.id);
+        let mut empty = true;
+        for name in self.names_in(&directory)? {
+            if self.is_private(node.id, super::tree::known_name(&name)) {
+                continue;
+            }
+            let Ok(status) = status(&*directory, &name) else { continue };
+            let added = self.tree.find(key(&status)).and_then(|node| node.added());
+            match (added, listed) {
+                (Some(added), Some(listed)) if added.by != job.id && added.at > listed => {
+                    empty = false;
+                }
+                _ => return Err(Errno::ENOTEMPTY),
+            }
+        }
+        Ok(empty)
+    }
+
+    pub(super) fn rename(
+        &self,
+        caller: &Caller,
+        (parent, name): (NodeId, Name<'_>),
+        (new_parent, new_name): (NodeId, Name<'_>),
+        flags: RenameFlags,
+    ) -> Result<()> {
+        if self.is_private(parent, name) {
+            return Err(Errno::ENOENT);
+        }
+        self.refuse_private(new_parent, new_name)?;
+        let folder = self.tree.versioned(&self.tree.get(parent)?);
+        let new_folder = self.tree.versioned(&self.tree.get(new_parent)?);
+        let (from, to) = (self.directory(parent)?, self.directory(new_parent)?);
+        let job = self.readers.job(caller);
+        let change = self.names.change_two((folder.id, name), (new_folder.id, new_name));
+        self.publish_own(&change, &folder, name, job.id)?;
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        if exchange {
+            self.publish_own(&change, &new_folder, new_name, job.id)?;
+        }
+        let source = self.source(&job, &folder, &from, name)?;
+        let moved = key(&status(&source.descriptor, b"")?);
+        let mut target = match open_at(&*to, new_name.as_bytes(), OFlags::PATH) {
+            Ok(descriptor) => Some((status(&descriptor, b"")?, descriptor)),
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(errno),
+        };
+        let new_kept = new_folder.versions(new_name);
+        match &target {
+            // What is only seen because it is kept can't change places with anything.
+            None if exchange => return Err(Errno::EINVAL),
+            None => self.check_kept_target(&job, &new_folder, new_name)?,
+            Some((status, _)) if key(status) == moved && !exchange => return Ok(()),
+            Some((status, _)) if kind(status) == Kind::Directory && !exchange => {
+                if self.make_way(&change, &job, (&new_folder, &to, new_name), key(status))? {
+                    target = None;
+                }
+            }
+            Some(_) => {}
+        }
+        if flags.contains(RenameFlags::NO_REPLACE) && self.is_taken(&new_kept, job.id) {
+            return Err(Errno::EEXIST);
+        }
+        if !exchange
+            && let Some(own) = staged_by(&new_kept, job.id).and_then(|o| self.draft_of(o, job.id))
+        {
+            self.give_up(&change, &own, job.id);
+        }
+        let at = self.readers.tick();
+        let node = self.tree.find(moved);
+        let keeps = source.live
+            && self.is_kept(job.id, at, name, || {
+                self.is_own(job.id, &folder, node.as_deref(), |_| true)
+            });
+        let mut how = rustix::fs::RenameFlags::empty();
+        how.set(rustix::fs::RenameFlags::EXCHANGE, exchange);
+        let no_replace = flags.contains(RenameFlags::NO_REPLACE);
+        how.set(rustix::fs::RenameFlags::NOREPLACE, no_replace);
+        {
+            let _moving = self.moves.read();
+            let (at_name, to_name) = (&*source.name, new_name.as_bytes());
+            if how.is_empty() {
+                // Also for filesystems that know no flags.
+                rustix::fs::renameat(&*source.directory, at_name, &*to, to_name).map_err(errno)?;
+            } else {
+                rustix::fs::renameat_with(&*source.directory, at_name, &*to, to_name, how)
+                    .map_err(errno)?;
+            }
+            if let Some(node) = &node {
+                let place = super::tree::known_name(&source.name);
+                self.tree.remove_place(node, source.folder, place);
+                self.tree.add_place(node, new_folder.id, new_name);
+            }
+        }
+        if !source.live
+            && let Some(node) = &node
+        {
+            self.hide(&change, &folder, name, node.id, job.id);
+        }
+        if let Some(node) = &node {
+            self.note_moved(node, &job);
+        }
+        match target {
+            Some((status, _)) if exchange => {
+                if let Some(node) = self.tree.find(key(&status)) {
+                    self.tree.remove_place(&node, new_folder.id, new_name);
+                    self.tree.add_place(&node, folder.id, name);
+                    self.note_moved(&node, &job);
+                }
+            }
+            Some((_, descriptor)) => self.unnamed(new_folder.id, new_name, descriptor)?,
+            None => {}
+        }
+        if keeps && !exchange {
+            self.keep_moved(&folder, name, &source, node, (at, job.id))?;
+        }
+        Ok(())
+    }
+
+    fn note_moved(&self, node: &Node, job: &Job) {
+        let at = self.readers.tick();
+        node.note_added(Added { by: job.id, at, how: How::Moved });
+        if node.kind == Kind::Directory {
+            node.note_renamed(at);
+        }
+    }
+
+    /// Where what a job sees under a name lies in the store.
+    fn source(
+        &self,
+        job: &Job,
+        folder: &Arc<Node>,
+        directory: &Arc<OwnedFd>,
+        name: Name<'_>,
+    ) -> Result<Source> {
+        match open_at(&**directory, name.as_bytes(), OFlags::PATH) {
+            Ok(descriptor) => Ok(Source {
+                directory: directory.clone(),
+                folder: folder.id,
+                name: name.as_bytes().into(),
+                descriptor,
+                live: true,
+            }),
+            Err(Errno::ENOENT) => {
+                let seen = self.choose(&folder.versions(name), None, job.reader());
+                let Seen::Kept(node) = seen else { return Err(Errno::ENOENT) };
+                let place = self.tree.get(node)?.place().filter(|place| place.parent() == RETIRED);
+                // The old name of something that lives elsewhere can't be moved once more.
+                let place = place.ok_or(Errno::ENOENT)?;
+                let descriptor = open_at(&*self.retired_folder, &place.name, OFlags::PATH)?;
+                Ok(Source {
+                    directory: self.retired_folder.clone(),
+                    folder: RETIRED,
+                    name: place.name,
+                    descriptor,
+                    live: false,
+                })
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// What a job sees only because it is kept gives way unless it is a directory with something in.
+    fn check_kept_target(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) -> Result<()> {
+        if let Seen::Kept(node) = self.choose(&folder.versions(name), None, job.reader())
+            && let node = self.tree.get(node)?
+            && node.kind == Kind::Directory
+        {
+            self.is_empty_for(job, &node)?;
+        }
+        Ok(())
+    }
+
+    /// A directory that is to be replaced has to be empty for the job. True: others see something in
+    /// it, and it was kept for them.
+    fn make_way(
+        &self,
+        change: &Change<'_>,
+        job: &Job,
+        (folder, directory, name): (&Arc<Node>, &OwnedFd, Name<'_>),
+        victim: FileKey,
+    ) -> Result<bool> {
+        let Some(node) = self.tree.find(victim) else { return Ok(false) };
+        if self.is_empty_for(job, &node)? && node.same_for_all() {
+            // rename(2) removes it by itself.
+            return Ok(false);
+        }
+        let at = self.readers.tick();
+        self.retire(change, folder, directory, name, (at, job.id), true)?;
+        Ok(true)
+    }
+
+    fn keep_moved(
+        &self,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        source: &Source,
+        node: Option<Arc<Node>>,
+        removal: (view::Moment, u64),
+    ) -> Result<()> {
+        let Some(node) = node else { return Ok(()) };
+        let what = if node.kind == Kind::Directory {
+            // The kernel must not meet one directory in two places.
+            let descriptor = source.descriptor.try_clone()?;
+            self.tree.second(node.key, Some(descriptor)).id
+        } else {
+            self.tree.hold(node.id);
+            node.id
+        };
+        self.keep_old_name(folder, name, what, removal);
+        Ok(())
+    }
+}
+
+/// Where the source of a rename lies in the store.
+struct Source {
+    directory: Arc<OwnedFd>,
+    folder: NodeId,
+    name: Box<[u8]>,
+    descriptor: OwnedFd,
+    live: bool,
+}

@@ -1,0 +1,83 @@
+//! A job.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use crate::cache::view::{Moment, Reader};
+
+/// A job that uses the mount.
+#[derive(Debug)]
+pub struct Job {
+    /// Which; never used twice in a daemon's life.
+    pub id: u64,
+    /// When it began, in the order of removals.
+    pub began: Moment,
+    /// The process it began with; 0 for those whose pids the daemon can't see.
+    pub pid: u32,
+    /// The user it began as.
+    pub uid: u32,
+    /// When it began, by the clock.
+    pub since: SystemTime,
+    open: AtomicUsize,
+    /// When it last used the mount, in milliseconds of the system's clock.
+    touched: AtomicU64,
+}
+
+impl Job {
+    /// The number of the one job that stands for all callers whose pids the daemon can't see.
+    pub const UNKNOWN: u64 = 0;
+
+    /// One that begins at `began`, which is also its number: no two jobs begin at one moment.
+    pub(super) fn new(began: Moment, pid: u32, uid: u32, now: Duration) -> Job {
+        Job {
+            id: began.0,
+            began,
+            pid,
+            uid,
+            since: SystemTime::now(),
+            open: AtomicUsize::new(0),
+            touched: AtomicU64::new(millis(now)),
+        }
+    }
+
+    /// As the view function knows it.
+    pub fn reader(&self) -> Reader {
+        Reader { id: self.id, began: self.began }
+    }
+
+    /// It has one more file or directory open.
+    pub fn opened(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has one less open.
+    pub fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many files and directories it has open.
+    pub fn open_files(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// It uses the mount now; returns whether it had not for `idle`.
+    pub(super) fn touch(&self, now: Duration, idle: Duration) -> bool {
+        let now = millis(now);
+        let before = self.touched.load(Ordering::Relaxed);
+        // A line that other cores read is not written again within one tick of the coarse clock.
+        if before != now {
+            self.touched.store(now, Ordering::Relaxed);
+        }
+        u128::from(now.saturating_sub(before)) >= idle.as_millis()
+    }
+
+    /// Whether a new child of one of its processes belongs to it.
+    pub(super) fn adopts(&self, now: Duration, idle: Duration) -> bool {
+        let unused = millis(now).saturating_sub(self.touched.load(Ordering::Relaxed));
+        self.open_files() > 0 || u128::from(unused) < idle.as_millis()
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
