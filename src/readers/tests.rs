@@ -243,19 +243,6 @@ fn a_cgroup_is_a_job() {
 }
 
 #[test]
-fn a_cgroup_that_empties_unseen_ends() {
-    let bench = Bench::new(Grouping::Cgroup);
-    bench.system.start_in(10, 1, 500);
-    bench.system.start_in(11, 1, 500);
-    let job = bench.job(10);
-    bench.system.end(10);
-    assert!(bench.readers.runs(job.id));
-    bench.system.end(11);
-    assert_eq!(bench.ended(), [job.id]);
-    assert!(bench.is_empty());
-}
-
-#[test]
 fn a_cgroup_that_can_t_be_read_ends_with_its_last_known_process() {
     let bench = Bench::new(Grouping::Cgroup);
     bench.system.hide_groups();
