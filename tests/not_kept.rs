@@ -32,8 +32,9 @@ fn what_a_job_made_for_itself_alone_is_gone_for_all_when_it_removes_it() {
     let (mut holder, mut waiter) = (ground.older(), ground.older());
     ground.shell("printf x >own");
     type Step = (&'static str, Vec<&'static str>);
-    let ways: [(Step, &str); 4] = [
+    let ways: [(Step, &str); 5] = [
         (("put", vec!["/guard", "", "x"]), "unlink"),
+        (("put", vec!["/guard", "pid", "x"]), "unlink"),
         (("mkdir", vec!["/guard"]), "rmdir"),
         (("link", vec!["/own", "/guard"]), "unlink"),
         (("symlink", vec!["own", "/guard"]), "unlink"),

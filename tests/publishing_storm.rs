@@ -34,14 +34,13 @@ struct Outcome {
     temporaries: Vec<String>,
 }
 
-struct Storm<'a> {
-    ground: &'a Ground,
+struct Storm {
     by_rename: bool,
     until: Instant,
     logs: Vec<PathBuf>,
 }
 
-impl Storm<'_> {
+impl Storm {
     /// The end, for a job: it has another idea of time.
     fn until(&self) -> f64 {
         let left = self.until.saturating_duration_since(Instant::now());
@@ -80,7 +79,6 @@ fn storm(ground: &Ground, length: Duration, by_rename: bool) -> Outcome {
     };
     let (mut writers, mut readers) = (agents(WRITERS), agents(READERS));
     let storm = Storm {
-        ground,
         by_rename,
         until: Instant::now() + length,
         logs: (0..WRITERS).map(|own| logs.join(own.to_string())).collect(),
@@ -102,11 +100,11 @@ fn storm(ground: &Ground, length: Duration, by_rename: bool) -> Outcome {
         std::mem::replace(&mut writers[own], next.patience(Duration::from_secs(180))).kill();
     }
     for mut writer in writers {
-        outcome.written += writer.hear().unwrap().as_u64().unwrap();
+        outcome.written += writer.finishes().as_u64().unwrap();
         writer.end();
     }
     for mut reader in readers {
-        let told = reader.hear().unwrap();
+        let told = reader.finishes();
         outcome.read += told["count"].as_u64().unwrap();
         outcome.wrong.extend(strings(&told["wrong"]));
         reader.end();

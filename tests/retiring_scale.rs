@@ -111,9 +111,10 @@ fn a_hundred_thousand_files_are_cleaned_in_a_moment() {
     assert!(taken.iter().any(|time| *time < CLEAN), "it took {taken:?}");
 
     // All of it is there for those who ran, and for nobody else.
-    let (bytes, files) = (retired("bytes"), retired("files"));
-    assert!(files >= (DIRECTORIES * FILES) as u64, "{files} files are retired");
-    assert!(bytes >= (empty - full) / 2, "{bytes} bytes are retired");
+    // That was counted afterwards, so that the clean didn't have to wait for it.
+    eventually("status tells of all that is retired", || {
+        retired("files") >= (DIRECTORIES * FILES) as u64 && retired("bytes") >= (empty - full) / 2
+    });
     assert!(store.free() < full + (empty - full) / 10, "what they see still takes its space");
     assert_eq!(still.read("99"), "1 99");
     assert_eq!(still.list("@d").len(), FILES);
@@ -126,7 +127,7 @@ fn a_hundred_thousand_files_are_cleaned_in_a_moment() {
     // They read through it all, and no open took as long as a whole clean may.
     fs::write(&stop, "").unwrap();
     for mut reader in readers {
-        let told = reader.hear().unwrap();
+        let told = reader.finishes();
         println!("a reader beside it: {told}");
         assert!(told["count"].as_u64().unwrap() > 100 && told["wrong"] == json!([]), "{told}");
         assert!(told["slowest"].as_f64().unwrap() < CLEAN.as_secs_f64(), "{told}");
@@ -231,7 +232,9 @@ fn ten_thousand_jobs_leave_no_trace() {
     let listed = mount.cachefs(["readers", "--json"]).arg(mount.path()).succeeds();
     let listed: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
     assert_eq!(listed["readers"], json!([]));
-    assert_eq!(mount.status()["retired"], json!({"bytes": 0, "files": 0}));
+    for what in ["bytes", "files"] {
+        assert_eq!(mount.status()["retired"][what], 0);
+    }
     for folder in ["retired", "staged"] {
         let folder = mount.store().join(".cachefs").join(folder);
         assert_eq!(fs::read_dir(folder).unwrap().count(), 0);

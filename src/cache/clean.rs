@@ -53,11 +53,7 @@ impl Cache {
     }
 
     /// The name at the end of a path.
-    fn find(
-        &self,
-        path: &Path,
-        targets: &mut Vec<Target>,
-    ) -> std::result::Result<(), CleanError> {
+    fn find(&self, path: &Path, targets: &mut Vec<Target>) -> std::result::Result<(), CleanError> {
         let outside = || CleanError::NotInside(path.to_owned());
         let mut names = Vec::new();
         for component in path.components() {
@@ -141,9 +137,8 @@ impl Cache {
     /// Has the kernel ask for a name again, which it could not know has changed.
     fn tell_kernel(&self, folder: NodeId, name: &[u8]) {
         let Some(kernel) = self.kernel.get() else { return };
-        let told = kernel
-            .expire(folder, OsStr::from_bytes(name))
-            .and_then(|()| kernel.changed(folder));
+        let told =
+            kernel.expire(folder, OsStr::from_bytes(name)).and_then(|()| kernel.changed(folder));
         if let Err(error) = told {
             tracing::warn!(%error, "can't tell the kernel of a name that was removed");
         }

@@ -69,12 +69,7 @@ impl Steps {
 }
 
 impl Cache {
-    pub(super) fn lookup(
-        &self,
-        caller: &Caller,
-        parent: NodeId,
-        name: Name<'_>,
-    ) -> Result<Lookup> {
+    pub(super) fn lookup(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<Lookup> {
         if self.is_private(parent, name) {
             return Ok(Lookup::Absent { valid: FOREVER });
         }

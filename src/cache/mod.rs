@@ -36,11 +36,11 @@ use parking_lot::RwLock;
 use self::descriptors::Descriptors;
 use self::handles::Handles;
 pub use self::ledger::{RestoreError, Snapshot};
-pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
 use self::lookup::Steps;
 use self::name_locks::NameLocks;
 use self::publish::Draft;
 use self::retire::Retired;
+pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
 use self::tree::Tree;
 use crate::readers::Readers;
 use crate::store::Store;
@@ -141,11 +141,7 @@ impl Cache {
     }
 
     /// Without anything that runs in the background.
-    fn bare(
-        store: Arc<Store>,
-        options: CacheOptions,
-        readers: Arc<Readers>,
-    ) -> io::Result<Cache> {
+    fn bare(store: Arc<Store>, options: CacheOptions, readers: Arc<Readers>) -> io::Result<Cache> {
         let root = store.root().try_clone_to_owned()?;
         let (staged, retired_folder) = (store.folder("staged")?, store.folder("retired")?);
         let key = |folder: &OwnedFd| {

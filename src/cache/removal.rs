@@ -173,10 +173,8 @@ impl Cache {
     fn is_empty_for(&self, job: &Job, node: &Arc<Node>) -> Result<bool> {
         let node = &self.tree.versioned(node);
         for (_, kept) in node.all_versions() {
-            let versions = kept.iter().map(|kept| Version {
-                what: (),
-                stage: kept.version.stage.clone(),
-            });
+            let versions =
+                kept.iter().map(|kept| Version { what: (), stage: kept.version.stage.clone() });
             if view::seen(versions, job.reader()).is_some() {
                 return Err(Errno::ENOTEMPTY);
             }

@@ -228,7 +228,14 @@ impl Cache {
     }
 
     /// `job` does not see the kept version `number` of a name any more.
-    pub(super) fn hide(&self, _: &Change<'_>, folder: &Node, name: Name<'_>, what: NodeId, job: u64) {
+    pub(super) fn hide(
+        &self,
+        _: &Change<'_>,
+        folder: &Node,
+        name: Name<'_>,
+        what: NodeId,
+        job: u64,
+    ) {
         self.tree.change_versions(folder, name.as_bytes(), |list| {
             for kept in list.iter_mut().filter(|kept| kept.version.what == what) {
                 if let Stage::Retired { hidden, .. } = &mut kept.version.stage {
@@ -268,7 +275,8 @@ impl Cache {
             // Not under the name's lock: these names have locks of their own.
             self.retire_contents(&node, &stage)?;
             let _change = self.names.change(folder.id, name.as_bytes());
-            let still = self.retired_directory(folder, name).is_some_and(|(now, _)| now.id == node.id);
+            let still =
+                self.retired_directory(folder, name).is_some_and(|(now, _)| now.id == node.id);
             let Some(place) = node.place().filter(|_| still) else { continue };
             {
                 let _moving = self.moves.read();
@@ -281,7 +289,10 @@ impl Cache {
             self.remove_retired(folder, name, node.id);
             self.retired.records.lock().retain(|_, record| {
                 record.node != node.id
-                    || record.seen_as.as_ref().is_none_or(|(f, n)| f.id != folder.id || **n != *name.as_bytes())
+                    || record
+                        .seen_as
+                        .as_ref()
+                        .is_none_or(|(f, n)| f.id != folder.id || **n != *name.as_bytes())
             });
             return Ok(true);
         }
@@ -400,7 +411,11 @@ impl Cache {
                 .filter(|(_, record)| needs.until(record).is_none_or(|until| until <= now))
                 .map(|(number, record)| (*number, record.clone()))
                 .collect();
-            let next = records.values().filter_map(|record| needs.until(record)).filter(|at| *at > now).min();
+            let next = records
+                .values()
+                .filter_map(|record| needs.until(record))
+                .filter(|at| *at > now)
+                .min();
             (due, next)
         };
         for (number, record) in due {

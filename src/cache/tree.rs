@@ -499,9 +499,8 @@ impl Tree {
             return None;
         }
         // Under the table's lock nobody can take a new reference.
-        let (_, node) = self
-            .nodes
-            .remove_if(&id.0, |_, node| node.references.load(Ordering::Acquire) == 0)?;
+        let (_, node) =
+            self.nodes.remove_if(&id.0, |_, node| node.references.load(Ordering::Acquire) == 0)?;
         if node.face != 0 {
             self.faced.remove_if(&(node.key, node.face), |_, number| *number == id.0);
         }

@@ -23,6 +23,8 @@ pub(crate) struct Agent {
     answers: Receiver<String>,
     patience: Duration,
     last: String,
+    /// What the system said last when it refused something.
+    complaint: String,
 }
 
 impl Agent {
@@ -56,7 +58,14 @@ impl Agent {
         // Of its own, so that an agent that hangs in the mount doesn't hang the test.
         thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let input = child.stdin.take();
-        Self { child, input, answers, patience: PATIENCE, last: String::new() }
+        Self {
+            child,
+            input,
+            answers,
+            patience: PATIENCE,
+            last: String::new(),
+            complaint: String::new(),
+        }
     }
 
     /// It may take so long to answer.
@@ -92,7 +101,10 @@ impl Agent {
         let mut answer: Value = serde_json::from_str(&answer).unwrap();
         match (answer.get("ok"), answer["errno"].as_i64()) {
             (Some(_), _) => Ok(answer["ok"].take()),
-            (None, Some(errno)) => Err(errno as i32),
+            (None, Some(errno)) => {
+                self.complaint = text(answer["error"].take());
+                Err(errno as i32)
+            }
             (None, None) => panic!("{}: {}", self.last, answer["failed"].as_str().unwrap_or("?")),
         }
     }
@@ -107,10 +119,15 @@ impl Agent {
     /// A command that has to work.
     #[track_caller]
     pub(crate) fn does(&mut self, what: &str, arguments: impl Serialize) -> Value {
-        let answer = self.ask(what, arguments);
-        answer.unwrap_or_else(|errno| {
-            panic!("{}: {}", self.last, io::Error::from_raw_os_error(errno))
-        })
+        self.tell(what, arguments);
+        self.finishes()
+    }
+
+    /// What the command before, which has to work, gives.
+    #[track_caller]
+    pub(crate) fn finishes(&mut self) -> Value {
+        let answer = self.hear();
+        answer.unwrap_or_else(|_| panic!("{}: {}", self.last, self.complaint))
     }
 
     /// A command that the system has to refuse, with this errno.
@@ -195,9 +212,5 @@ pub(crate) fn all<Arguments: Serialize>(
     for (number, agent) in agents.iter_mut().enumerate() {
         agent.tell(what, arguments(number));
     }
-    let answers: Vec<_> = agents.iter_mut().map(Agent::hear).collect();
-    answers
-        .into_iter()
-        .map(|answer| answer.unwrap_or_else(|e| panic!("{}", io::Error::from_raw_os_error(e))))
-        .collect()
+    agents.iter_mut().map(Agent::finishes).collect()
 }
