@@ -235,7 +235,7 @@ fn s3_1_one_who_removed_a_name_twice_does_not_see_the_older_again() {
     let mut story = Story::new();
     story.write(2, "a", New);
     story.act(1, Unlink("a"));
-    let text = story.write(2, "a", New);
+    let text = story.write(1, "a", Create);
     story.act(0, Unlink("a"));
     story.sees("a", ["-", &text, &text]);
 }

@@ -202,16 +202,18 @@ impl Engine {
         Ok(File { handle, node, wants_flush, how, at: 0, known: std::mem::take(&mut known.1) })
     }
 
-    fn close(&mut self, place: usize, file: File) {
+    fn close(&mut self, place: usize, file: File) -> Result<()> {
         let caller = self.caller(place);
         if self.places[place].files.iter().all(|other| other.node != file.node) {
             self.system.close(caller.thread, file.node.0);
         }
-        if file.wants_flush {
-            self.cache.flush(&caller, file.handle).unwrap();
-        }
+        let flushed = match file.wants_flush {
+            true => self.cache.flush(&caller, file.handle),
+            false => Ok(()),
+        };
         self.cache.release(file.handle);
         drop(Known(self, file.known));
+        flushed
     }
 
     fn on_file(&mut self, place: usize, act: Act, text: &str) -> Result<String> {
@@ -235,7 +237,7 @@ impl Engine {
             Act::Read(_) if !file.how.writes() => return read(&self.cache, file.handle),
             Act::Close(_) => {
                 let file = self.places[place].files.remove(which as usize % count);
-                self.close(place, file);
+                self.close(place, file)?;
             }
             _ => {}
         }
@@ -415,7 +417,7 @@ impl World for Engine {
         let done = match act {
             Act::Begin => self
                 .again_if_stale(|known| self.open(caller, known, DOOR, How::Read))
-                .map(|file| self.close(place, file))
+                .and_then(|file| self.close(place, file))
                 .map(nothing),
             Act::Open(path, how) => self
                 .again_if_stale(|known| self.open(caller, known, path, how))
@@ -432,7 +434,8 @@ impl World for Engine {
                 }
                 while !self.places[place].files.is_empty() {
                     let file = self.places[place].files.remove(0);
-                    self.close(place, file);
+                    // Whoever ends does not hear what comes of it.
+                    drop(self.close(place, file));
                 }
                 self.system.end(caller.thread);
                 self.places[place].pid = 0;

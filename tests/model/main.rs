@@ -39,7 +39,7 @@ fn soak(steps: usize, run: impl Fn(&[Step]) -> Result<(), String>) {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let config = Config { max_shrink_iters: 20_000, ..config };
     let result = TestRunner::new(config)
-        .run(&programs(LENGTH / 2..LENGTH * 3 / 2), |program| run(&program).map_err(TestCaseError::fail));
+        .run(&programs(1..LENGTH * 2), |program| run(&program).map_err(TestCaseError::fail));
     match result {
         Ok(()) => {}
         Err(TestError::Fail(why, program)) => {

@@ -56,6 +56,8 @@ pub(crate) struct Model {
     /// Who is in each place, and what he has open.
     places: [Option<(Job, Vec<Handle>)>; JOBS],
     listed: BTreeMap<(Job, Id), u64>,
+    /// Files that had something in them at some time.
+    written: BTreeSet<Id>,
 }
 
 type Found<T> = Result<T, i32>;
@@ -189,6 +191,12 @@ impl Model {
             return Err(libc::EISDIR);
         }
         let live = self.live_of(at);
+        if live.is_some_and(|live| self.is_directory(live.node)) {
+            // Another one was faster. What was staged is given up.
+            let is_mine = |v: &Version| matches!(v.stage, Stage::Staged(by) if by == job);
+            self.versions(at).retain(|version| !is_mine(version));
+            return Ok(());
+        }
         let was_a_lock = live.is_some_and(|live| live.is_lock && live.maker == Some(job));
         self.take_away(at, job, !is_lock_like(at.1) && !was_a_lock);
         Ok(())
@@ -220,16 +228,18 @@ impl Model {
 
     /// 3.4
     fn mkdir(&mut self, job: Job, at: (Id, &str)) -> Found<()> {
-        if self.view_of(at, job).is_some() {
+        if self.view_of(at, job).is_some() || self.is_taken(at) {
             return Err(libc::EEXIST);
         }
         let moment = self.tick();
         let retired = |version: &Version| match version.stage {
-            Stage::Retired(at, _) if self.is_directory(version.node) => Some((at, version.node)),
+            Stage::Retired(at, _) => Some((at, version.node)),
             _ => None,
         };
         let versions = self.names(at.0)?.get(at.1).map_or(&[][..], Vec::as_slice);
-        let Some((_, node)) = versions.iter().filter_map(retired).max() else {
+        let last = versions.iter().filter_map(retired).max().map(|(_, node)| node);
+        // It may live under another name.
+        let Some(node) = last.filter(|&node| self.is_directory(node) && self.links(node) == 0) else {
             let node = self.add(Node::Directory(BTreeMap::new()));
             self.put(at, node, Stage::Live, job, true);
             return Ok(());
@@ -249,8 +259,10 @@ impl Model {
         Ok(())
     }
 
-    fn rename(&mut self, job: Job, from: (Id, &str), to: (Id, &str)) -> Found<()> {
-        let moved = self.view_of(from, job).ok_or(libc::ENOENT)?.node;
+    fn rename(&mut self, job: Job, from: (Id, &str), to: (Id, &str), is_above: bool) -> Found<()> {
+        let moved = self.view_of(from, job).ok_or(libc::ENOENT)?;
+        let is_kept = matches!(moved.stage, Stage::Retired(..));
+        let moved = moved.node;
         let every = |v: &[Version]| v.iter().map(|v| v.node).collect();
         if self.leads(moved, to.0, &every) {
             return Err(libc::EINVAL);
@@ -259,7 +271,7 @@ impl Model {
             if target.node == moved {
                 return Ok(());
             }
-            if self.leads(target.node, from.0, &every) {
+            if is_above {
                 return Err(libc::ENOTEMPTY);
             }
             match (self.is_directory(moved), self.names(target.node)) {
@@ -274,6 +286,11 @@ impl Model {
                 (false, Err(_)) => {}
             }
         }
+        // The old name of something that lives under another one is not moved once more.
+        if is_kept && self.links(moved) > 0 {
+            return Err(libc::ENOENT);
+        }
+        self.publish(from, job)?;
         let is_own = self.live_of(from).is_some_and(|live| live.maker == Some(job));
         let replaced = self.live_of(to).map(|live| live.added);
         self.take_away(from, job, !is_lock_like(from.1) && !is_own);
@@ -298,20 +315,22 @@ impl Model {
     }
 
     /// 2.1: the staged version of that name becomes live.
-    fn publish(&mut self, at: (Id, &str), job: Job) {
+    fn publish(&mut self, at: (Id, &str), job: Job) -> Found<()> {
         let is_mine = |version: &Version| matches!(version.stage, Stage::Staged(by) if by == job);
-        let Some(index) = self.versions(at).iter().position(is_mine) else { return };
+        let Some(index) = self.versions(at).iter().position(is_mine) else { return Ok(()) };
         let mut staged = self.versions(at).remove(index);
         let old = self.live_of(at).cloned();
         if let Some(old) = &old {
-            let nothing = matches!(&self.nodes[staged.node], Node::File(text) if text.is_empty());
-            if staged.replaces == Some(old.node) && nothing {
-                self.nodes[old.node] = Node::File(String::new());
-                return;
+            match &self.nodes[old.node] {
+                Node::Directory(_) => return Err(libc::EISDIR),
+                Node::File(_) if !self.written.contains(&staged.node) => {
+                    self.nodes[old.node] = Node::File(String::new());
+                    return Ok(());
+                }
+                _ => {}
             }
-            if self.is_directory(old.node) {
-                return;
-            }
+            // Who puts something else there has not made the name.
+            (staged.maker, staged.is_lock) = (old.maker.filter(|m| *m == job), old.is_lock);
             staged.added = old.added;
         } else {
             staged.added = (self.tick(), job);
@@ -320,6 +339,7 @@ impl Model {
         staged.replaces = None;
         self.versions(at).retain(|version| !matches!(version.stage, Stage::Live));
         self.versions(at).push(staged);
+        Ok(())
     }
 
     fn open(&mut self, job: Job, at: (Id, &str), how: How) -> Found<Id> {
@@ -332,9 +352,10 @@ impl Model {
             Node::Directory(_) => Err(libc::EISDIR),
             Node::File(text) if how.truncates() => {
                 let is_shared = text.is_empty() || is_lock_like(at.1) || self.links(version.node) > 1;
+                let is_live = self.links(version.node) > 0;
                 match version.stage {
                     Stage::Live if !is_shared => {}
-                    Stage::Retired(..) => {}
+                    Stage::Retired(..) if !is_live || !is_shared => {}
                     _ => {
                         self.nodes[version.node] = Node::File(String::new());
                         return Ok(version.node);
@@ -354,20 +375,26 @@ impl Model {
         }
     }
 
+    /// Somebody creates it exclusively.
+    fn is_taken(&self, at: (Id, &str)) -> bool {
+        let is_it = |v: &Version| {
+            matches!(v.stage, Stage::Staged(_)) && v.is_lock && v.replaces.is_none()
+        };
+        self.names(at.0).is_ok_and(|names| names.get(at.1).is_some_and(|v| v.iter().any(is_it)))
+    }
+
     /// 2.1, 2.4
     fn create(&mut self, job: Job, at: (Id, &str), how: How) -> Found<Id> {
-        let others = self.names(at.0)?.get(at.1).map_or(&[][..], Vec::as_slice);
-        let is_staged = |v: &&Version| matches!(v.stage, Stage::Staged(_));
-        let is_exclusive = |v: &Version| v.is_lock && v.replaces.is_none();
-        if how == How::New && others.iter().filter(is_staged).any(is_exclusive) {
+        if how == How::New && self.is_taken(at) {
             return Err(libc::EEXIST);
         }
-        let is_unwritten = |v: &&Version| {
-            matches!(&self.nodes[v.node], Node::File(text) if text.is_empty()) && !is_exclusive(v)
+        let others = self.names(at.0)?.get(at.1).map_or(&[][..], Vec::as_slice);
+        let is_empty = |v: &&Version| {
+            matches!(v.stage, Stage::Staged(_)) && !v.is_lock && !self.written.contains(&v.node)
         };
-        let empty = others.iter().filter(is_staged).find(is_unwritten).cloned();
+        let empty = others.iter().find(is_empty).cloned();
         if let (How::Shared, Some(Version { node, stage: Stage::Staged(by), .. })) = (how, empty) {
-            self.publish(at, by);
+            self.publish(at, by)?;
             return Ok(node);
         }
         let is_shared = how == How::Shared || is_lock_like(at.1);
@@ -397,12 +424,13 @@ impl Model {
         })
     }
 
-    fn close(&mut self, job: Job, handle: &Handle) {
-        if handle.how.writes()
+    fn close(&mut self, job: Job, handle: &Handle) -> Found<()> {
+        if matches!(handle.how, How::New | How::Create | How::Truncate)
             && let Some((directory, name)) = self.staged_at(job, handle.node)
         {
-            self.publish((directory, &name), job);
+            self.publish((directory, &name), job)?;
         }
+        Ok(())
     }
 
     /// 2.6, and the end of 3.2
@@ -424,19 +452,19 @@ impl Model {
 
     fn link(&mut self, job: Job, from: (Id, &str), to: (Id, &str)) -> Found<()> {
         let node = self.view_of(from, job).ok_or(libc::ENOENT)?.node;
-        if self.view_of(to, job).is_some() {
+        if self.view_of(to, job).is_some() || self.is_taken(to) {
             return Err(libc::EEXIST);
         }
         if self.is_directory(node) {
             return Err(libc::EPERM);
         }
-        self.publish(from, job);
+        self.publish(from, job)?;
         self.put(to, node, Stage::Live, job, true);
         Ok(())
     }
 
     fn symlink(&mut self, job: Job, at: (Id, &str), text: &str) -> Found<()> {
-        if self.view_of(at, job).is_some() {
+        if self.view_of(at, job).is_some() || self.is_taken(at) {
             return Err(libc::EEXIST);
         }
         let node = self.add(Node::Symlink(text.into()));
@@ -464,6 +492,7 @@ impl Model {
         let Node::File(contents) = &mut self.nodes[handle.node] else { return Ok(String::new()) };
         match act {
             Act::Write(_) if handle.how.writes() => {
+                self.written.insert(handle.node);
                 let at = if handle.how == How::Append { contents.len() } else { handle.at };
                 let mut bytes = std::mem::take(contents).into_bytes();
                 bytes.resize(bytes.len().max(at + text.len()), 0);
@@ -474,7 +503,7 @@ impl Model {
             Act::Read(_) if !handle.how.writes() => return Ok(contents.clone()),
             Act::Close(_) => {
                 let handle = handles.remove(which as usize % count);
-                self.close(job, &handle);
+                self.close(job, &handle)?;
             }
             _ => {}
         }
@@ -523,9 +552,9 @@ impl World for Model {
             Act::Unlink(path) => self.parent(job, path).and_then(|at| self.unlink(job, at)),
             Act::Mkdir(path) => self.parent(job, path).and_then(|at| self.mkdir(job, at)),
             Act::Rmdir(path) => self.parent(job, path).and_then(|at| self.rmdir(job, at)),
-            Act::Rename(from, to) => self.parent(job, from).and_then(|from| {
-                let to = self.parent(job, to)?;
-                self.rename(job, from, to)
+            Act::Rename(old, new) => self.parent(job, old).and_then(|from| {
+                let to = self.parent(job, new)?;
+                self.rename(job, from, to, old.starts_with(&format!("{new}/")))
             }),
             Act::Link(from, to) => self.parent(job, from).and_then(|from| {
                 self.view_of(from, job).ok_or(libc::ENOENT)?;
@@ -537,7 +566,8 @@ impl World for Model {
             Act::End => {
                 let handles = self.places[place].take().unwrap().1;
                 self.places[place] = Some((job, Vec::new()));
-                handles.iter().for_each(|handle| self.close(job, handle));
+                // Whoever ends does not hear what comes of it.
+                handles.iter().for_each(|handle| drop(self.close(job, handle)));
                 self.end(place);
                 Ok(())
             }
@@ -551,7 +581,7 @@ impl World for Model {
 
     fn clean(&mut self, path: &str) -> Outcome {
         debug_assert_ne!(path, DOOR);
-        let at = self.parent(0, path)?;
+        let at = self.parent(0, path).map_err(|_| libc::ENOENT)?;
         self.live_of(at).ok_or(libc::ENOENT)?;
         self.take_away(at, 0, !is_lock_like(at.1));
         Ok(String::new())
