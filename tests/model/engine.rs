@@ -449,7 +449,7 @@ impl World for Engine {
     }
 
     fn clean(&mut self, path: &str) -> Outcome {
-        match self.cache.clean(&[PathBuf::from(path)]) {
+        match self.cache.clean(&[PathBuf::from(path)], 0) {
             Ok(_) => Ok(String::new()),
             Err(CleanError::Absent(_)) => Err(libc::ENOENT),
             Err(error) => panic!("{error}"),
