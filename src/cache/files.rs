@@ -209,7 +209,7 @@ impl Cache {
         let node = self.tree.get(entry.attributes.node)?;
         if !live {
             let how = if exclusive { How::Exclusively } else { How::Written };
-            self.note_made(node.id, &job, how);
+            self.note_made(node.id, &job, (folder.id, name), how);
         }
         Ok((entry, self.opened_for_writing(caller, job, &node, flags, file)))
     }

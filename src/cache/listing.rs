@@ -147,8 +147,11 @@ impl Cache {
         if node.kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
-        let same = self.tree.versioned(&node).same_for_all();
+        let versioned = self.tree.versioned(&node);
+        let same = versioned.same_for_all();
         let (job, open) = (self.readers.job(caller), Open::Directory(Mutex::new(None)));
+        // The kernel may have a listing and ask for no other.
+        versioned.note_listed(job.id, self.readers.tick());
         Ok((self.handles.insert(Handle { node: id, job, process: 0, open }), same))
     }
 

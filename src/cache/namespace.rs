@@ -24,7 +24,7 @@ impl Cache {
     fn made(
         &self,
         caller: &Caller,
-        job: &Job,
+        (job, folder): (&Job, &Node),
         parent: NodeId,
         name: Name<'_>,
         at: &OwnedFd,
@@ -34,14 +34,20 @@ impl Cache {
             rustix::fs::chownat(at, name.as_bytes(), Some(uid), Some(gid), flags).map_err(errno)?;
         }
         let entry = self.found(parent, name, &status(at, name.as_bytes())?);
-        self.note_made(entry.attributes.node, job, How::Exclusively);
+        self.note_made(entry.attributes.node, job, (folder.id, name), How::Exclusively);
         Ok(entry)
     }
 
-    /// `job` has just given that node its name.
-    pub(super) fn note_made(&self, node: NodeId, job: &Job, how: How) {
+    /// `job` has just given a node that name.
+    pub(super) fn note_made(
+        &self,
+        node: NodeId,
+        job: &Job,
+        (folder, name): (NodeId, Name<'_>),
+        how: How,
+    ) {
         if let Ok(node) = self.tree.get(node) {
-            node.note_added(Added { by: job.id, at: self.readers.tick(), how });
+            node.note_added(Added::new(folder, name, (job.id, self.readers.tick()), how));
         }
     }
 
@@ -84,7 +90,7 @@ impl Cache {
         kind: Kind,
         permissions: u16,
     ) -> Result<Entry> {
-        let (job, _folder, _change) = self.making(caller, parent, name)?;
+        let (job, folder, _change) = self.making(caller, parent, name)?;
         let directory = self.directory(parent)?;
         let (at, bytes, mode) = (&*directory, name.as_bytes(), mode(permissions));
         match kind {
@@ -99,7 +105,7 @@ impl Cache {
             Kind::CharDevice | Kind::BlockDevice => return Err(Errno::EPERM),
             Kind::Directory | Kind::Symlink => return Err(Errno::EINVAL),
         }
-        self.made(caller, &job, parent, name, at)
+        self.made(caller, (&job, &folder), parent, name, at)
     }
 
     pub(super) fn make_directory(
@@ -118,14 +124,14 @@ impl Cache {
                 let flags = AtFlags::empty();
                 // Nothing is lost if that fails: it was made with a mode of its own.
                 let _ = rustix::fs::chmodat(&*directory, name.as_bytes(), mode, flags);
-                return self.made(caller, &job, parent, name, &directory);
+                return self.made(caller, (&job, &folder), parent, name, &directory);
             }
             let _change = self.names.change(folder.id, name.as_bytes());
             rustix::fs::mkdirat(&*directory, name.as_bytes(), mode(permissions)).map_err(errno)?;
-            return self.made(caller, &job, parent, name, &directory);
+            return self.made(caller, (&job, &folder), parent, name, &directory);
         }
         rustix::fs::mkdirat(&*directory, name.as_bytes(), mode(permissions)).map_err(errno)?;
-        self.made(caller, &job, parent, name, &directory)
+        self.made(caller, (&job, &folder), parent, name, &directory)
     }
 
     pub(super) fn make_symlink(
@@ -135,10 +141,10 @@ impl Cache {
         name: Name<'_>,
         target: &OsStr,
     ) -> Result<Entry> {
-        let (job, _folder, _change) = self.making(caller, parent, name)?;
+        let (job, folder, _change) = self.making(caller, parent, name)?;
         let directory = self.directory(parent)?;
         rustix::fs::symlinkat(target.as_bytes(), &*directory, name.as_bytes()).map_err(errno)?;
-        self.made(caller, &job, parent, name, &directory)
+        self.made(caller, (&job, &folder), parent, name, &directory)
     }
 
     pub(super) fn read_link(&self, id: NodeId) -> Result<Vec<u8>> {
@@ -157,7 +163,7 @@ impl Cache {
         name: Name<'_>,
     ) -> Result<Entry> {
         self.publish_node(id, self.readers.job(caller).id)?;
-        let (job, _folder, _change) = self.making(caller, parent, name)?;
+        let (job, folder, _change) = self.making(caller, parent, name)?;
         let node = self.tree.get(id)?;
         let directory = self.directory(parent)?;
         let source = self.descriptor(&node)?;
@@ -166,7 +172,7 @@ impl Cache {
         let (bytes, follow) = (name.as_bytes(), AtFlags::SYMLINK_FOLLOW);
         rustix::fs::linkat(rustix::fs::CWD, path, &*directory, bytes, follow).map_err(errno)?;
         let entry = self.found(parent, name, &status(&*directory, bytes)?);
-        self.note_made(entry.attributes.node, &job, How::Moved);
+        self.note_made(entry.attributes.node, &job, (folder.id, name), How::Exclusively);
         Ok(entry)
     }
 }

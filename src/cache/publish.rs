@@ -388,7 +388,7 @@ impl Cache {
         }
         let exclusive = draft.making == Making::Exclusive;
         let how = if exclusive { How::Exclusively } else { How::Written };
-        node.note_added(Added { by, at: self.readers.tick(), how });
+        node.note_added(Added::new(parent, name, (by, self.readers.tick()), how));
         Ok(())
     }
 
@@ -396,7 +396,7 @@ impl Cache {
     fn discard_file(&self, draft: &Draft) {
         let Ok(node) = self.tree.get(draft.node) else { return };
         let Some(place) = node.place() else { return };
-        if let Err(errno) = self.unlink_in(&self.staged, &place.name) {
+        if let Err(errno) = self.unlink_in((STAGED, &self.staged), &place.name) {
             tracing::warn!(%errno, "can't remove a draft; the next mount does");
         }
     }
@@ -514,14 +514,12 @@ impl Cache {
     }
 
     /// Removes a file by its name in a folder of the store; those who have it open keep it.
-    pub(super) fn unlink_in(&self, folder: &OwnedFd, name: &[u8]) -> Result<()> {
+    pub(super) fn unlink_in(&self, (id, folder): (NodeId, &OwnedFd), name: &[u8]) -> Result<()> {
         let victim = open_at(folder, name, OFlags::PATH)?;
-        let _moving = self.moves.read();
-        rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(errno)?;
-        let status = status(&victim, b"")?;
-        if status.stx_nlink == 0 {
-            self.tree.orphan(key(&status), victim);
+        {
+            let _moving = self.moves.read();
+            rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(errno)?;
         }
-        Ok(())
+        self.unnamed(id, super::tree::known_name(name), victim)
     }
 }

@@ -56,7 +56,7 @@ impl Cache {
         }
         let node = self.tree.find(key(&status));
         let temporary =
-            || self.is_own(job.id, &folder, node.as_deref(), |how| how == How::Exclusively);
+            || self.is_own(job.id, (&folder, name), node.as_deref(), |how| how == How::Exclusively);
         if self.is_kept(job.id, at, name, temporary) {
             return self.retire(&change, &folder, &directory, name, (at, job.id), true);
         }
@@ -119,7 +119,9 @@ impl Cache {
                 !is_empty
                     || !node.same_for_all()
                     || self.is_kept(job.id, at, name, || {
-                        self.is_own(job.id, &folder, Some(node), |how| how == How::Exclusively)
+                        self.is_own(job.id, (&folder, name), Some(node), |how| {
+                            how == How::Exclusively
+                        })
                     })
             }
             None => false,
@@ -187,7 +189,9 @@ impl Cache {
                 continue;
             }
             let Ok(status) = status(&*directory, &name) else { continue };
-            let added = self.tree.find(key(&status)).and_then(|node| node.added());
+            let found = self.tree.find(key(&status));
+            let added =
+                found.and_then(|found| found.added(node.id, super::tree::known_name(&name)));
             match (added, listed) {
                 (Some(added), Some(listed)) if added.by != job.id && added.at > listed => {
                     empty = false;
@@ -251,7 +255,7 @@ impl Cache {
         let node = self.tree.find(moved);
         let keeps = source.live
             && self.is_kept(job.id, at, name, || {
-                self.is_own(job.id, &folder, node.as_deref(), |_| true)
+                self.is_own(job.id, (&folder, name), node.as_deref(), |_| true)
             });
         let mut how = rustix::fs::RenameFlags::empty();
         how.set(rustix::fs::RenameFlags::EXCHANGE, exchange);
@@ -279,14 +283,14 @@ impl Cache {
             self.hide(&change, &folder, name, node.id, job.id);
         }
         if let Some(node) = &node {
-            self.note_moved(node, &job);
+            self.note_moved(node, &job, new_folder.id, new_name);
         }
         match target {
             Some((status, _)) if exchange => {
                 if let Some(node) = self.tree.find(key(&status)) {
                     self.tree.remove_place(&node, new_folder.id, new_name);
                     self.tree.add_place(&node, folder.id, name);
-                    self.note_moved(&node, &job);
+                    self.note_moved(&node, &job, folder.id, name);
                 }
             }
             Some((_, descriptor)) => self.unnamed(new_folder.id, new_name, descriptor)?,
@@ -298,9 +302,9 @@ impl Cache {
         Ok(())
     }
 
-    fn note_moved(&self, node: &Node, job: &Job) {
+    fn note_moved(&self, node: &Node, job: &Job, folder: NodeId, name: Name<'_>) {
         let at = self.readers.tick();
-        node.note_added(Added { by: job.id, at, how: How::Moved });
+        node.note_added(Added::new(folder, name, (job.id, at), How::Moved));
         if node.kind == Kind::Directory {
             node.note_renamed(at);
         }

@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, OFlags, Statx};
 use super::Cache;
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
-use super::tree::{How, Kept, Node, RETIRED, known_name};
+use super::tree::{How, Kept, Node, Place, RETIRED, known_name};
 use super::view::{self, Moment, Stage, Version, is_lock_name};
 use crate::readers::Job;
 
@@ -96,6 +96,8 @@ struct Record {
     /// when it was removed.
     seen_as: Option<(Arc<Node>, Box<[u8]>, u64)>,
     node: NodeId,
+    /// Its name in the folder of what is retired; none if it lies elsewhere.
+    lies: Option<Box<[u8]>>,
     since: Instant,
     /// A directory is measured after it was removed.
     amount: Option<Amount>,
@@ -150,11 +152,12 @@ impl Cache {
     pub(super) fn is_own(
         &self,
         job: u64,
-        folder: &Arc<Node>,
+        (folder, name): (&Arc<Node>, Name<'_>),
         node: Option<&Node>,
         wanted: impl FnOnce(How) -> bool,
     ) -> bool {
-        let Some(added) = node.and_then(Node::added) else { return false };
+        let added = node.and_then(|node| node.added(folder.id, name));
+        let Some(added) = added else { return false };
         if added.by != job || added.how == How::Moved || !wanted(added.how) {
             return false;
         }
@@ -201,7 +204,8 @@ impl Cache {
             (folder.clone(), name.as_bytes().into(), version)
         });
         let amount = (kind != Kind::Directory).then(|| amount(&status));
-        self.record(Record { at, by, seen_as, node: node.id, since: Instant::now(), amount });
+        let (lies, since) = (Some(text.as_bytes().into()), Instant::now());
+        self.record(Record { at, by, seen_as, node: node.id, lies, since, amount });
         if !seen || kind == Kind::Directory {
             self.retired.wake();
         }
@@ -219,9 +223,8 @@ impl Cache {
         let stage = Stage::Retired { at, hidden: [by].into() };
         let version = self.add_version(folder, name, node, stage);
         let seen_as = Some((folder.clone(), name.as_bytes().into(), version));
-        // It lies where it lives.
-        let amount = Some(Amount::default());
-        self.record(Record { at, by, seen_as, node, since: Instant::now(), amount });
+        let (since, amount) = (Instant::now(), Some(Amount::default()));
+        self.record(Record { at, by, seen_as, node, lies: None, since, amount });
     }
 
     fn record(&self, record: Record) {
@@ -422,7 +425,7 @@ impl Cache {
 
     fn reclaim_one(&self, record: &Record) {
         let Ok(node) = self.tree.get(record.node) else { return };
-        let place = match &record.seen_as {
+        let still_lies = match &record.seen_as {
             Some((folder, name, version)) => {
                 let name = known_name(name);
                 let _change = self.names.change(folder.id, name.as_bytes());
@@ -430,21 +433,20 @@ impl Cache {
                     // Brought back meanwhile.
                     return;
                 }
-                let place = node.place();
+                let still_lies = record.still_lies(&node);
                 self.remove_retired(folder, name, record.node, *version);
-                place
+                still_lies
             }
             None => {
-                let place = node.place();
+                let still_lies = record.still_lies(&node);
                 self.give_back(record.node, 1);
-                place
+                still_lies
             }
         };
-        // It may have been moved to somewhere else, or live there from the first.
-        let Some(place) = place.filter(|place| place.parent() == RETIRED) else { return };
+        let Some(place) = record.lies.as_ref().filter(|_| still_lies) else { return };
         let removed = match node.kind {
-            Kind::Directory => self.remove_tree(&place.name),
-            _ => self.unlink_in(&self.retired_folder, &place.name),
+            Kind::Directory => self.remove_tree(place),
+            _ => self.unlink_in((RETIRED, &self.retired_folder), place),
         };
         if let Err(errno) = removed {
             tracing::warn!(%errno, name = %record.name(), "can't reclaim; the next mount does");
@@ -467,7 +469,8 @@ impl Cache {
                         open.push((below, names, next));
                     }
                     Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO | Errno::EACCES) => {
-                        self.unlink_in(directory, &next)?;
+                        // Its node is found by its other names, if it has any.
+                        self.unlink_in((NodeId(0), directory), &next)?;
                     }
                     Err(Errno::ENOENT) => {}
                     Err(errno) => return Err(errno),
@@ -524,6 +527,13 @@ impl Cache {
 const IDLE: Duration = Duration::from_secs(3600);
 
 impl Record {
+    /// Whether it is still where it was put: it may have been moved to somewhere else.
+    fn still_lies(&self, node: &Node) -> bool {
+        let is_here =
+            |place: &Place| place.parent() == RETIRED && Some(&place.name) == self.lies.as_ref();
+        node.places().iter().any(is_here)
+    }
+
     fn name(&self) -> String {
         let name = self.seen_as.as_ref().map(|(_, name, _)| String::from_utf8_lossy(name));
         name.unwrap_or_default().into_owned()

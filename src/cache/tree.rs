@@ -14,6 +14,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -80,11 +81,23 @@ struct State {
 /// How a name came to stand for a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Added {
+    /// Which name, by its hash.
+    name: u64,
     /// The job that did it.
     pub(super) by: u64,
     /// When.
     pub(super) at: Moment,
     pub(super) how: How,
+}
+
+impl Added {
+    pub(super) fn new(folder: NodeId, name: Name<'_>, (by, at): (u64, Moment), how: How) -> Added {
+        Added { name: hash(folder, name), by, at, how }
+    }
+}
+
+fn hash(folder: NodeId, name: Name<'_>) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one((folder.0, name.as_bytes()))
 }
 
 /// What gave a name to a node.
@@ -189,9 +202,10 @@ impl Node {
         self.state.lock().folder.as_ref().is_none_or(|folder| folder.versions.is_empty())
     }
 
-    /// How its newest name was added, if that is known.
-    pub(super) fn added(&self) -> Option<Added> {
-        self.state.lock().added.as_deref().copied()
+    /// How it got that name, if it is the newest and that is known.
+    pub(super) fn added(&self, folder: NodeId, name: Name<'_>) -> Option<Added> {
+        let added = self.state.lock().added.as_deref().copied();
+        added.filter(|added| added.name == hash(folder, name))
     }
 
     pub(super) fn note_added(&self, added: Added) {

@@ -43,7 +43,8 @@ fn soak(steps: usize, run: impl Fn(&[Step]) -> Result<(), String>) {
     match result {
         Ok(()) => {}
         Err(TestError::Fail(why, program)) => {
-            let steps: Vec<String> = program.iter().map(|step| format!("    {step:?},\n")).collect();
+            let steps: Vec<String> =
+                program.iter().map(|step| format!("    {step:?},\n")).collect();
             panic!("{why}\nin the program\n[\n{}]", steps.concat());
         }
         Err(error) => panic!("{error}"),
