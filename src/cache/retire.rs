@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, OFlags, Statx};
+use smallvec::SmallVec;
 
 use super::Cache;
 use super::name_locks::Change;
@@ -90,11 +91,10 @@ pub(super) const ADMINISTRATOR: u64 = u64::MAX;
 #[derive(Clone, Debug)]
 struct Record {
     at: Moment,
-    /// Who removed it.
-    by: u64,
-    /// Where it was, and the number of the version that it is there; none if nobody saw it any more
-    /// when it was removed.
-    seen_as: Option<(Arc<Node>, Box<[u8]>, u64)>,
+    /// Who does not see it although they began before: first of all who removed it.
+    hidden: SmallVec<[u64; 1]>,
+    /// Where it was; none if nobody saw it any more when it was removed.
+    seen_as: Option<(Arc<Node>, Box<[u8]>)>,
     node: NodeId,
     /// Its name in the folder of what is retired; none if it lies elsewhere.
     lies: Option<Box<[u8]>>,
@@ -106,7 +106,7 @@ struct Record {
 /// All that was removed and is not reclaimed.
 #[derive(Debug, Default)]
 pub(super) struct Retired {
-    /// By number, and so by moment.
+    /// By the number of the version that it is, and so in the order of removals.
     records: Mutex<BTreeMap<u64, Record>>,
     reaper: Mutex<Option<Sender<()>>>,
 }
@@ -198,14 +198,19 @@ impl Cache {
             }
             node
         };
-        let seen_as = seen.then(|| {
-            let stage = Stage::Retired { at, hidden: [by].into() };
-            let version = self.add_version(folder, name, node.id, stage);
-            (folder.clone(), name.as_bytes().into(), version)
-        });
+        let hidden = SmallVec::from_elem(by, 1);
+        let version = match seen {
+            true => {
+                let stage = Stage::Retired { at, hidden: hidden.clone() };
+                self.add_version(folder, name, node.id, stage)
+            }
+            false => self.next_number(),
+        };
+        let seen_as = seen.then(|| (folder.clone(), name.as_bytes().into()));
         let amount = (kind != Kind::Directory).then(|| amount(&status));
         let (lies, since) = (Some(text.as_bytes().into()), Instant::now());
-        self.record(Record { at, by, seen_as, node: node.id, lies, since, amount });
+        let record = Record { at, hidden, seen_as, node: node.id, lies, since, amount };
+        self.retired.records.lock().insert(version, record);
         if !seen || kind == Kind::Directory {
             self.retired.wake();
         }
@@ -220,34 +225,34 @@ impl Cache {
         node: NodeId,
         (at, by): (Moment, u64),
     ) {
-        let stage = Stage::Retired { at, hidden: [by].into() };
+        let hidden = SmallVec::from_elem(by, 1);
+        let stage = Stage::Retired { at, hidden: hidden.clone() };
         let version = self.add_version(folder, name, node, stage);
-        let seen_as = Some((folder.clone(), name.as_bytes().into(), version));
+        let seen_as = Some((folder.clone(), name.as_bytes().into()));
         let (since, amount) = (Instant::now(), Some(Amount::default()));
-        self.record(Record { at, by, seen_as, node, lies: None, since, amount });
+        let record = Record { at, hidden, seen_as, node, lies: None, since, amount };
+        self.retired.records.lock().insert(version, record);
     }
 
-    fn record(&self, record: Record) {
-        let number = self.next_number();
-        self.retired.records.lock().insert(number, record);
-    }
-
-    /// `job` does not see the kept version `number` of a name any more.
-    pub(super) fn hide(
-        &self,
-        _: &Change<'_>,
-        folder: &Node,
-        name: Name<'_>,
-        what: NodeId,
-        job: u64,
-    ) {
+    /// `job` does not see that kept version of a name any more.
+    pub(super) fn hide(&self, _: &Change<'_>, folder: &Node, name: Name<'_>, what: NodeId, job: u64) {
+        let mut numbers = SmallVec::<[u64; 1]>::new();
         self.tree.change_versions(folder, name.as_bytes(), |list| {
             for kept in list.iter_mut().filter(|kept| kept.version.what == what) {
                 if let Stage::Retired { hidden, .. } = &mut kept.version.stage {
                     hidden.push(job);
+                    numbers.push(kept.number);
                 }
             }
         });
+        let mut records = self.retired.records.lock();
+        for number in numbers {
+            if let Some(record) = records.get_mut(&number) {
+                record.hidden.push(job);
+            }
+        }
+        drop(records);
+        self.retired.wake();
     }
 
     /// The directory that was removed last under this name and is still kept.
@@ -292,9 +297,7 @@ impl Cache {
                 self.tree.add_place(&node, folder.id, name);
             }
             self.remove_retired(folder, name, node.id, kept.number);
-            self.retired.records.lock().retain(|_, record| {
-                record.seen_as.as_ref().is_none_or(|(.., version)| *version != kept.number)
-            });
+            self.retired.records.lock().remove(&kept.number);
             return Ok(true);
         }
     }
@@ -364,7 +367,7 @@ impl Cache {
             for record in &records {
                 let version = Version {
                     what: (),
-                    stage: Stage::Retired { at: record.at, hidden: [record.by].into() },
+                    stage: Stage::Retired { at: record.at, hidden: record.hidden.clone() },
                 };
                 if record.seen_as.is_some() && view::seen([version], job.reader()).is_some() {
                     all.add(record.amount.unwrap_or_default());
@@ -404,37 +407,37 @@ impl Cache {
         let records: Vec<(u64, Record)> =
             self.retired.records.lock().iter().map(|(n, record)| (*n, record.clone())).collect();
         // Only now: whoever needs one of these began before it was removed.
-        let needs = Needs::new(&self.readers.all(), self.options.keep);
+        let needs = Needs::new(self.readers.all(), self.options.keep);
         let now = Instant::now();
         let (due, kept): (Vec<_>, Vec<_>) = records
             .into_iter()
             .partition(|(_, record)| needs.until(record).is_none_or(|until| until <= now));
         let next = kept.iter().filter_map(|(_, record)| needs.until(record)).min();
         for (number, record) in due {
-            if needs.until(&record).is_some() && needs.anyone(&record) {
+            if needs.holders(&record).next().is_some() {
                 tracing::warn!(
                     name = %record.name(), kept_for = %needs.names(&record),
                     "kept for as long as --retain-for allows; running jobs may miss it now",
                 );
             }
-            self.reclaim_one(&record);
+            self.reclaim_one(number, &record);
             self.retired.records.lock().remove(&number);
         }
         next
     }
 
-    fn reclaim_one(&self, record: &Record) {
+    fn reclaim_one(&self, number: u64, record: &Record) {
         let Ok(node) = self.tree.get(record.node) else { return };
         let still_lies = match &record.seen_as {
-            Some((folder, name, version)) => {
+            Some((folder, name)) => {
                 let name = known_name(name);
                 let _change = self.names.change(folder.id, name.as_bytes());
-                if !folder.versions(name).iter().any(|kept| kept.number == *version) {
+                if !folder.versions(name).iter().any(|kept| kept.number == number) {
                     // Brought back meanwhile.
                     return;
                 }
                 let still_lies = record.still_lies(&node);
-                self.remove_retired(folder, name, record.node, *version);
+                self.remove_retired(folder, name, record.node, number);
                 still_lies
             }
             None => {
@@ -535,47 +538,44 @@ impl Record {
     }
 
     fn name(&self) -> String {
-        let name = self.seen_as.as_ref().map(|(_, name, _)| String::from_utf8_lossy(name));
+        let name = self.seen_as.as_ref().map(|(_, name)| String::from_utf8_lossy(name));
         name.unwrap_or_default().into_owned()
     }
 }
 
 /// For whom things have to be kept.
 struct Needs {
-    /// The oldest two jobs that can be seen: one of them may have removed the thing himself.
-    oldest: Vec<Arc<Job>>,
+    /// The jobs that can be seen, the oldest first.
+    jobs: Vec<Arc<Job>>,
     /// There are callers whose pids can't be seen.
     unknown: bool,
     keep: Keep,
 }
 
 impl Needs {
-    fn new(jobs: &[Arc<Job>], keep: Keep) -> Needs {
-        let known = jobs.iter().filter(|job| job.id != Job::UNKNOWN);
-        Needs {
-            oldest: known.take(2).cloned().collect(),
-            unknown: jobs.iter().any(|job| job.id == Job::UNKNOWN),
-            keep,
-        }
+    fn new(mut jobs: Vec<Arc<Job>>, keep: Keep) -> Needs {
+        let all = jobs.len();
+        jobs.retain(|job| job.id != Job::UNKNOWN);
+        Needs { unknown: jobs.len() < all, jobs, keep }
     }
 
-    /// Whether a job that can be seen needs it.
-    fn anyone(&self, record: &Record) -> bool {
-        record.seen_as.is_some()
-            && self.oldest.iter().any(|job| job.id != record.by && job.began < record.at)
+    /// The jobs that can be seen and that need it.
+    fn holders(&self, record: &Record) -> impl Iterator<Item = &Arc<Job>> {
+        let older = self.jobs.iter().take_while(|job| job.began < record.at);
+        older.filter(|job| record.seen_as.is_some() && !record.hidden.contains(&job.id))
     }
 
     /// Until when it is kept at the longest; none: nobody needs it.
     fn until(&self, record: &Record) -> Option<Instant> {
-        if self.anyone(record) {
+        if self.holders(record).next().is_some() {
             return Some(record.since + self.keep.retain_for);
         }
-        let unknown = self.unknown && record.by != Job::UNKNOWN && record.seen_as.is_some();
+        let unknown = self.unknown && record.seen_as.is_some();
+        let unknown = unknown && !record.hidden.contains(&Job::UNKNOWN);
         unknown.then(|| record.since + self.keep.grace.min(self.keep.retain_for))
     }
 
     fn names(&self, record: &Record) -> String {
-        let holders = self.oldest.iter().filter(|job| job.began < record.at);
-        holders.map(|job| format!("pid {}", job.pid)).collect::<Vec<_>>().join(", ")
+        self.holders(record).map(|job| format!("pid {}", job.pid)).collect::<Vec<_>>().join(", ")
     }
 }
