@@ -142,17 +142,19 @@ fn a_job_goes_on_working_in_a_directory_that_was_removed_under_it() {
         ground.live_is(live);
         assert_eq!(newer.read("/result"), "twice");
         assert_eq!(newer.read("/made/file"), "below");
-        // And into it, where nobody who came later can look.
+        // And into it, where nobody who came later can look. Who ran before goes on seeing the name it had.
         older.does("rename", ["/other", "/d/in"]);
         assert_eq!(older.read("in"), "outside");
-        // That job ran when the name was taken away; one that begins now does not see it.
         assert_eq!(newer.read("/other"), "outside");
-        ground.agent().refused(libc::ENOENT, "read", ["/other"]);
+        let mut newest = ground.older();
+        newest.refused(libc::ENOENT, "read", ["/other"]);
+        newest.refused(libc::ENOENT, "list", ["/d"]);
         let live = [("result", "= twice"), ("made", "/"), ("made/file", "= below")];
         ground.live_is(live);
         older.end();
+        newer.end();
         ground.reclaimed();
         ground.live_is(live);
-        assert_eq!(ground.agent().list("/"), ["anchor", "made", "result"]);
+        assert_eq!(newest.list("/"), ["anchor", "made", "result"]);
     });
 }

@@ -1,5 +1,6 @@
 //! The engine: a [`Store`] as a [`Volume`].
 
+mod additions;
 mod attributes;
 mod clean;
 mod descriptors;
@@ -33,6 +34,7 @@ use cachefs_mount::{
 use dashmap::DashMap;
 use parking_lot::RwLock;
 
+use self::additions::Additions;
 use self::descriptors::Descriptors;
 use self::handles::Handles;
 pub use self::ledger::{RestoreError, Snapshot};
@@ -84,6 +86,7 @@ pub struct Cache {
     /// By the numbers of their nodes.
     drafts: DashMap<u64, Arc<Draft>>,
     steps: Steps,
+    additions: Additions,
     retired: Retired,
     /// The operating system, once it shows this.
     kernel: OnceLock<Arc<dyn Notify>>,
@@ -155,6 +158,7 @@ impl Cache {
             descriptors: Descriptors::new(options.descriptors),
             drafts: DashMap::new(),
             steps: Steps::default(),
+            additions: Additions::new(),
             retired: Retired::default(),
             kernel: OnceLock::new(),
             next_number: AtomicU64::new(1),

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use cachefs_mount::{Caller, Entry, Errno, Kind, Name, NodeId, Result};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
+use super::additions::{Added, How};
 use super::attributes::PERMISSIONS;
 use super::name_locks::Change;
 use super::resolve::{errno, self_path, status};
-use super::tree::{Added, How, Node};
+use super::tree::Node;
 use super::{Access, Cache};
 use crate::readers::Job;
 
@@ -34,21 +35,13 @@ impl Cache {
             rustix::fs::chownat(at, name.as_bytes(), Some(uid), Some(gid), flags).map_err(errno)?;
         }
         let entry = self.found(parent, name, &status(at, name.as_bytes())?);
-        self.note_made(entry.attributes.node, job, (folder.id, name), How::Exclusively);
+        self.note_added(entry.attributes.node, job, (folder.id, name), How::Exclusively);
         Ok(entry)
     }
 
     /// `job` has just given a node that name.
-    pub(super) fn note_made(
-        &self,
-        node: NodeId,
-        job: &Job,
-        (folder, name): (NodeId, Name<'_>),
-        how: How,
-    ) {
-        if let Ok(node) = self.tree.get(node) {
-            node.note_added(Added::new(folder, name, (job.id, self.readers.tick()), how));
-        }
+    pub(super) fn note_added(&self, node: NodeId, job: &Job, name: (NodeId, Name<'_>), how: How) {
+        self.additions.note(node, Added::new(name, (job.id, self.readers.tick()), how));
     }
 
     /// Locks a name in which something is to be made, unless another job is just making it.
@@ -172,7 +165,7 @@ impl Cache {
         let (bytes, follow) = (name.as_bytes(), AtFlags::SYMLINK_FOLLOW);
         rustix::fs::linkat(rustix::fs::CWD, path, &*directory, bytes, follow).map_err(errno)?;
         let entry = self.found(parent, name, &status(&*directory, bytes)?);
-        self.note_made(entry.attributes.node, &job, (folder.id, name), How::Exclusively);
+        self.note_added(entry.attributes.node, &job, (folder.id, name), How::Exclusively);
         Ok(entry)
     }
 }

@@ -17,9 +17,10 @@ use rustix::fs::{AtFlags, OFlags, Statx};
 use smallvec::SmallVec;
 
 use super::Cache;
+use super::additions::How;
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
-use super::tree::{How, Kept, Node, Place, RETIRED, known_name};
+use super::tree::{Kept, Node, Place, RETIRED, known_name};
 use super::view::{self, Moment, Stage, Version, is_lock_name};
 use crate::readers::Job;
 
@@ -156,14 +157,14 @@ impl Cache {
         node: Option<&Node>,
         wanted: impl FnOnce(How) -> bool,
     ) -> bool {
-        let added = node.and_then(|node| node.added(folder.id, name));
+        let added = node.and_then(|node| self.additions.of(node.id, folder.id, name));
         let Some(added) = added else { return false };
         if added.by != job || added.how == How::Moved || !wanted(added.how) {
             return false;
         }
         let mut above = folder.clone();
         loop {
-            if above.renamed().is_some_and(|renamed| renamed > added.at) {
+            if self.additions.moved(above.id).is_some_and(|moved| moved > added.at) {
                 return false;
             }
             let Some(place) = above.place() else { return true };
@@ -235,7 +236,14 @@ impl Cache {
     }
 
     /// `job` does not see that kept version of a name any more.
-    pub(super) fn hide(&self, _: &Change<'_>, folder: &Node, name: Name<'_>, what: NodeId, job: u64) {
+    pub(super) fn hide(
+        &self,
+        _: &Change<'_>,
+        folder: &Node,
+        name: Name<'_>,
+        what: NodeId,
+        job: u64,
+    ) {
         let mut numbers = SmallVec::<[u64; 1]>::new();
         self.tree.change_versions(folder, name.as_bytes(), |list| {
             for kept in list.iter_mut().filter(|kept| kept.version.what == what) {
