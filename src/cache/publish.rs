@@ -138,7 +138,7 @@ impl Cache {
         // Without a name: open for long, and reached by a descriptor.
         let Some(place) = node.last_place() else { return true };
         status.stx_nlink > 1
-            || status.stx_size == 0 && place.parent() != RETIRED
+            || status.stx_size == 0 && node.place().is_some() && place.parent() != RETIRED
             || is_lock_name(&place.name)
             || node.is_open() && self.readers.is_locked(node.id.0)
     }
@@ -535,6 +535,11 @@ impl Cache {
     fn close_unwritten(&self, draft: &Draft, job: u64) -> Result<()> {
         let change = self.names.change(draft.folder.id, &draft.name);
         if !draft.is_of(job) {
+            return Ok(());
+        }
+        if draft.written.load(Ordering::Acquire) {
+            // Another job has written it meanwhile, who is later.
+            self.give_up(&change, draft, job);
             return Ok(());
         }
         let shared = draft.authors.lock().jobs.len() > 1;
