@@ -23,7 +23,7 @@ use super::files::store_flags;
 use super::handles::{Handle, Open};
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
-use super::tree::{Kept, KeptList, Node, RETIRED, STAGED};
+use super::tree::{Kept, KeptList, Node, Place, RETIRED, STAGED};
 use super::view::{Stage, Version, is_lock_name};
 use crate::readers::{Fate, Job};
 
@@ -137,8 +137,9 @@ impl Cache {
     pub(super) fn is_emptied_in_place(&self, node: &Node, status: &Statx) -> bool {
         // Without a name: open for long, and reached by a descriptor.
         let Some(place) = node.last_place() else { return true };
+        let live = node.place().is_some_and(|place| ![STAGED, RETIRED].contains(&place.parent()));
         status.stx_nlink > 1
-            || status.stx_size == 0 && node.place().is_some() && place.parent() != RETIRED
+            || status.stx_size == 0 && live
             || is_lock_name(&place.name)
             || node.is_open() && self.readers.is_locked(node.id.0)
     }
@@ -267,14 +268,15 @@ impl Cache {
         self.kept_entry(shared.node)
     }
 
-    /// A draft of the name that a file has, for one who has opened the file already; none if it has no
-    /// name, or if his job is making one.
-    pub(super) fn stage_aside(&self, job: &Job, node: &Node) -> Result<Option<Arc<Draft>>> {
-        let Some(place) = node.last_place() else { return Ok(None) };
+    /// A draft of a name for one who has opened, under that name, something that was no more there when
+    /// he did; none if the directory is gone.
+    pub(super) fn stage_aside(
+        &self,
+        job: &Job,
+        place: &Place,
+        node: &Node,
+    ) -> Result<Option<Arc<Draft>>> {
         let Ok(folder) = self.tree.get(place.parent()) else { return Ok(None) };
-        if [STAGED, RETIRED].contains(&folder.id) {
-            return Ok(None);
-        }
         let (folder, name) = (self.tree.versioned(&folder), super::tree::known_name(&place.name));
         let change = self.names.change(folder.id, name.as_bytes());
         let kept = folder.versions(name);
@@ -313,10 +315,13 @@ impl Cache {
         &self,
         draft: &Arc<Draft>,
         node: &Node,
+        job: u64,
         flags: OpenFlags,
     ) -> Result<File> {
         let file = File::from(self.open_node(node, store_flags(flags | OpenFlags::WRITE))?);
-        if flags.contains(OpenFlags::TRUNCATE) && draft.written.load(Ordering::Relaxed) {
+        // What another job has begun to write meanwhile is not this one's to empty.
+        let own = !draft.is_joined_by(job);
+        if own && flags.contains(OpenFlags::TRUNCATE) && draft.written.load(Ordering::Relaxed) {
             rustix::fs::ftruncate(&file, 0).map_err(errno)?;
         }
         draft.note_opened();
