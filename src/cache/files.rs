@@ -243,7 +243,6 @@ impl Cache {
                 let (flags, mode) = (store_flags(flags), mode(permissions));
                 let (draft, file) = self.stage(change, drafting, making, flags, mode)?;
                 self.give_to_caller(caller, &file)?;
-                draft.note_opened();
                 return Ok(Some((draft, File::from(file))));
             }
         };

@@ -60,8 +60,6 @@ pub(super) struct Draft {
 #[derive(Debug, Default)]
 struct Authors {
     jobs: SmallVec<[u64; 1]>,
-    /// Somebody has it open, or had.
-    opened: bool,
     /// Other jobs have had it open, or have it.
     joined: bool,
 }
@@ -74,11 +72,6 @@ impl Draft {
 
     fn is_of(&self, job: u64) -> bool {
         self.authors.lock().jobs.contains(&job)
-    }
-
-    /// Somebody has it open from now on.
-    pub(super) fn note_opened(&self) {
-        self.authors.lock().opened = true;
     }
 
     fn name(&self) -> Name<'_> {
@@ -119,6 +112,12 @@ pub(super) fn staged_by(kept: &KeptList, job: u64) -> Option<NodeId> {
 }
 
 impl Cache {
+    /// Whether anybody locks a file, or waits to.
+    pub(super) fn is_locked(&self, node: NodeId) -> bool {
+        let device = self.kernel.get().map_or((0, 0), |kernel| kernel.device());
+        self.readers.is_locked(device, node.0)
+    }
+
     /// The drafts that others are making of a name.
     fn others(&self, kept: &KeptList, job: u64) -> SmallVec<[Arc<Draft>; 1]> {
         kept.iter()
@@ -141,7 +140,7 @@ impl Cache {
         status.stx_nlink > 1
             || status.stx_size == 0 && live
             || is_lock_name(&place.name)
-            || node.is_open() && self.readers.is_locked(node.id.0)
+            || node.is_open() && self.is_locked(node.id)
     }
 
     /// A draft of another job that this one has to share: still empty, or locked. The locked one
@@ -153,7 +152,7 @@ impl Cache {
     ) -> Result<Option<Start>> {
         let Drafting { folder, name, kept, job } = *drafting;
         for draft in self.others(kept, job.id) {
-            if self.readers.is_locked(draft.node.0) {
+            if self.is_locked(draft.node) {
                 self.publish_common(change, &draft)?;
                 return Ok(Some(Start::Live));
             }
@@ -186,7 +185,7 @@ impl Cache {
     ) -> Result<()> {
         for draft in self.others(kept, job.id) {
             let unwritten = !draft.written.load(Ordering::Relaxed);
-            if unwritten || self.readers.is_locked(draft.node.0) {
+            if unwritten || self.is_locked(draft.node) {
                 return self.publish_common(change, &draft);
             }
         }
@@ -324,7 +323,6 @@ impl Cache {
         if own && flags.contains(OpenFlags::TRUNCATE) && draft.written.load(Ordering::Relaxed) {
             rustix::fs::ftruncate(&file, 0).map_err(errno)?;
         }
-        draft.note_opened();
         Ok(file)
     }
 
@@ -356,7 +354,7 @@ impl Cache {
         if draft.common.load(Ordering::Acquire) {
             return Ok(());
         }
-        if draft.is_of(handle.job.id) && self.readers.is_locked(draft.node.0) {
+        if draft.is_of(handle.job.id) && self.is_locked(draft.node) {
             return self.publish_common(&change, draft);
         }
         self.part(&change, handle, draft)
@@ -388,7 +386,6 @@ impl Cache {
         let drafting = Drafting { folder, name, kept: &kept, job: &handle.job };
         let (own, file) = self.stage(change, &drafting, draft.making, OFlags::RDWR, mode)?;
         own.written.store(true, Ordering::Release);
-        own.note_opened();
         let mut target = target.write();
         target.file = Arc::new(File::from(file));
         target.draft = Some(own);
@@ -551,7 +548,7 @@ impl Cache {
         let directory = self.directory(draft.folder.id)?;
         let live = status(&*directory, &draft.name).ok();
         let is_file = live.is_some_and(|live| kind(&live) == Kind::File);
-        if shared && self.readers.is_locked(draft.node.0) {
+        if shared && self.is_locked(draft.node) {
             return self.publish_common(&change, draft);
         }
         // Others may be about to lock it.
@@ -569,14 +566,15 @@ impl Cache {
         emptied.map(drop).map_err(errno)
     }
 
-    /// Drops the drafts that a job has begun and then not opened.
-    pub(super) fn drop_unopened_drafts(&self, job: u64) {
-        let unopened = |draft: &Draft| {
-            let authors = draft.authors.lock();
-            !authors.opened && authors.jobs.contains(&job)
-        };
-        let drafts: Vec<_> =
-            self.drafts.iter().filter(|draft| unopened(draft)).map(|draft| draft.clone()).collect();
+    /// Drops what a job that has ended was writing: what it closed is live, and the rest it was told of
+    /// and never came for.
+    pub(super) fn drop_drafts_of(&self, job: u64) {
+        let drafts: Vec<_> = self
+            .drafts
+            .iter()
+            .filter(|draft| draft.is_of(job))
+            .map(|draft| draft.clone())
+            .collect();
         for draft in drafts {
             let change = self.names.change(draft.folder.id, &draft.name);
             self.give_up(&change, &draft, job);
