@@ -235,6 +235,12 @@ impl Cache {
                 if kind(&status) != Kind::File {
                     return Ok(None);
                 }
+                // Another file than the one he met first: one that jobs lock, perhaps.
+                if let Seen::Live(live) = seen
+                    && self.is_emptied_in_place(&live.node, &status)
+                {
+                    return Ok(None);
+                }
                 // The kernel asks twice: once to hear that it is another node, and then for that. So
                 // the step is done only when the draft is opened.
                 let at = Some(Place::new(versioned.id, name));

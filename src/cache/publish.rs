@@ -343,19 +343,28 @@ impl Cache {
         if draft.common.load(Ordering::Acquire) {
             return Ok(());
         }
-        if !joined {
-            if !draft.written.load(Ordering::Acquire) {
-                let _nobody_joins = draft.authors.lock();
-                draft.written.store(true, Ordering::Release);
-            }
+        if !joined && draft.written.load(Ordering::Acquire) {
             return Ok(());
+        }
+        if !joined {
+            let authors = draft.authors.lock();
+            if !authors.joined {
+                // Nobody joins from now on.
+                draft.written.store(true, Ordering::Release);
+                return Ok(());
+            }
         }
         let change = self.names.change(draft.folder.id, &draft.name);
         if draft.common.load(Ordering::Acquire) {
             return Ok(());
         }
         if draft.is_of(handle.job.id) && self.is_locked(draft.node) {
+            draft.written.store(true, Ordering::Release);
             return self.publish_common(&change, draft);
+        }
+        if !joined {
+            draft.written.store(true, Ordering::Release);
+            return Ok(());
         }
         self.part(&change, handle, draft)
     }
