@@ -237,7 +237,8 @@ impl Engine {
             Act::Read(_) if !file.how.writes() => return read(&self.cache, file.handle),
             Act::Close(_) => {
                 let file = self.places[place].files.remove(which as usize % count);
-                self.close(place, file)?;
+                // What it says is not of the contract.
+                drop(self.close(place, file));
             }
             _ => {}
         }

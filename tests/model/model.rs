@@ -39,6 +39,8 @@ struct Version {
     added: (u64, Job),
     /// It is to replace the live file, which had something in it.
     replaces: Option<Id>,
+    /// It was renamed away from here, and lives under another name, or did.
+    is_old: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -154,7 +156,7 @@ impl Model {
     /// Puts a new version where this job sees none or is to see it instead.
     fn put(&mut self, at: (Id, &str), node: Id, stage: Stage, job: Job, is_lock: bool) {
         let added = (self.tick(), job);
-        let version = Version { node, stage, maker: Some(job), is_lock, added, replaces: None };
+        let version = Version { node, stage, maker: Some(job), is_lock, added, replaces: None, is_old: false };
         self.versions(at).push(version);
     }
 
@@ -211,7 +213,12 @@ impl Model {
             let (when, who) = version.added;
             who != job && self.running().any(|r| r == who) && listed.is_some_and(|at| *at < when)
         };
-        if names.values().filter_map(|v| seen(v, job)).any(|version| !is_news(version)) {
+        let is_there = |version: &&Version| match &version.stage {
+            Stage::Staged(by) => *by == job,
+            Stage::Live => true,
+            Stage::Retired(_, readers) => readers.contains(&job),
+        };
+        if names.values().flatten().filter(is_there).any(|version| !is_news(version)) {
             return Err(libc::ENOTEMPTY);
         }
         let of_no_use = names.is_empty() && version.maker == Some(job);
@@ -233,13 +240,15 @@ impl Model {
         }
         let moment = self.tick();
         let retired = |version: &Version| match version.stage {
-            Stage::Retired(at, _) => Some((at, version.node)),
+            Stage::Retired(at, _) => Some((at, version.node, version.is_old)),
             _ => None,
         };
         let versions = self.names(at.0)?.get(at.1).map_or(&[][..], Vec::as_slice);
-        let last = versions.iter().filter_map(retired).max().map(|(_, node)| node);
         // It may live under another name.
-        let Some(node) = last.filter(|&node| self.is_directory(node) && self.links(node) == 0) else {
+        let last = versions.iter().filter_map(retired).max().filter(|&(_, node, is_old)| {
+            self.is_directory(node) && !is_old && self.links(node) == 0
+        });
+        let Some((_, node, _)) = last else {
             let node = self.add(Node::Directory(BTreeMap::new()));
             self.put(at, node, Stage::Live, job, true);
             return Ok(());
@@ -260,40 +269,48 @@ impl Model {
     }
 
     fn rename(&mut self, job: Job, from: (Id, &str), to: (Id, &str), is_above: bool) -> Found<()> {
-        let moved = self.view_of(from, job).ok_or(libc::ENOENT)?;
-        let is_kept = matches!(moved.stage, Stage::Retired(..));
-        let moved = moved.node;
-        let every = |v: &[Version]| v.iter().map(|v| v.node).collect();
-        if self.leads(moved, to.0, &every) {
-            return Err(libc::EINVAL);
-        }
+        let version = self.view_of(from, job).ok_or(libc::ENOENT)?;
+        let (moved, is_directory) = (version.node, self.is_directory(version.node));
+        // The old name of something that lives under another one is not moved once more.
+        let is_kept = matches!(version.stage, Stage::Retired(..));
+        let is_gone = version.is_old && (is_directory || self.names_of(moved) == 0);
+        let is_elsewhere = is_kept && (is_gone || self.links(moved) > 0);
         if let Some(target) = self.view_of(to, job) {
-            if target.node == moved {
+            if target.node == moved && (!is_directory || from == to) {
                 return Ok(());
             }
             if is_above {
                 return Err(libc::ENOTEMPTY);
             }
-            match (self.is_directory(moved), self.names(target.node)) {
+            match (is_directory, self.names(target.node)) {
                 (true, Err(errno)) => return Err(errno),
                 (false, Ok(_)) => return Err(libc::EISDIR),
-                (true, Ok(names)) => {
+                (true, Ok(names)) if !is_elsewhere => {
                     let is_there = |v| seen(v, job).is_some() || seen(v, 0).is_some();
                     if names.values().any(|v| is_there(v)) {
                         return Err(libc::ENOTEMPTY);
                     }
                 }
-                (false, Err(_)) => {}
+                _ => {}
             }
         }
-        // The old name of something that lives under another one is not moved once more.
-        if is_kept && self.links(moved) > 0 {
+        if is_elsewhere {
             return Err(libc::ENOENT);
         }
-        self.publish(from, job)?;
+        if !is_directory && self.live_of(to).is_some_and(|live| self.is_directory(live.node)) {
+            return Err(libc::EISDIR);
+        }
+        let every = |v: &[Version]| v.iter().map(|v| v.node).collect();
+        if self.leads(moved, to.0, &every) {
+            return Err(libc::EINVAL);
+        }
+        self.publish(from, job, false)?;
         let is_own = self.live_of(from).is_some_and(|live| live.maker == Some(job));
         let replaced = self.live_of(to).map(|live| live.added);
         self.take_away(from, job, !is_lock_like(from.1) && !is_own);
+        for version in self.versions(from).iter_mut().filter(|version| version.node == moved) {
+            version.is_old = true;
+        }
         self.take_away(to, job, false);
         self.put(to, moved, Stage::Live, job, false);
         if let Some(version) = self.versions(to).last_mut() {
@@ -301,13 +318,25 @@ impl Model {
             version.added = replaced.unwrap_or(version.added);
         }
         self.nobodys_own_below(moved);
+        self.sweep();
         Ok(())
+    }
+
+    /// Whether a directory would have two names then, one of them for those who saw it there.
+    pub(crate) fn gives_two_names(&self, place: usize, act: Act) -> bool {
+        let (Act::Rename(from, _), Some((job, _))) = (act, &self.places[place]) else {
+            return false;
+        };
+        let Ok(at) = self.parent(*job, from) else { return false };
+        let is_kept = |v: &Version| matches!(v.stage, Stage::Retired(..)) || v.maker != Some(*job);
+        self.view_of(at, *job).is_some_and(|v| self.is_directory(v.node) && is_kept(v))
     }
 
     fn nobodys_own_below(&mut self, directory: Id) {
         let Node::Directory(names) = &mut self.nodes[directory] else { return };
         let mut below = Vec::new();
-        for version in names.values_mut().flatten() {
+        let is_staged = |version: &&mut Version| matches!(version.stage, Stage::Staged(_));
+        for version in names.values_mut().flatten().filter(|version| !is_staged(version)) {
             version.maker = None;
             below.push(version.node);
         }
@@ -315,7 +344,7 @@ impl Model {
     }
 
     /// 2.1: the staged version of that name becomes live.
-    fn publish(&mut self, at: (Id, &str), job: Job) -> Found<()> {
+    fn publish(&mut self, at: (Id, &str), job: Job, is_closed: bool) -> Found<()> {
         let is_mine = |version: &Version| matches!(version.stage, Stage::Staged(by) if by == job);
         let Some(index) = self.versions(at).iter().position(is_mine) else { return Ok(()) };
         let mut staged = self.versions(at).remove(index);
@@ -323,7 +352,7 @@ impl Model {
         if let Some(old) = &old {
             match &self.nodes[old.node] {
                 Node::Directory(_) => return Err(libc::EISDIR),
-                Node::File(_) if !self.written.contains(&staged.node) => {
+                Node::File(_) if is_closed && !self.written.contains(&staged.node) => {
                     self.nodes[old.node] = Node::File(String::new());
                     return Ok(());
                 }
@@ -334,6 +363,7 @@ impl Model {
             staged.added = old.added;
         } else {
             staged.added = (self.tick(), job);
+            (staged.maker, staged.is_lock) = (Some(job), staged.is_lock && staged.replaces.is_none());
         }
         staged.stage = Stage::Live;
         staged.replaces = None;
@@ -351,7 +381,7 @@ impl Model {
             Node::Symlink(_) => Err(libc::ELOOP),
             Node::Directory(_) => Err(libc::EISDIR),
             Node::File(text) if how.truncates() => {
-                let is_shared = text.is_empty() || is_lock_like(at.1) || self.links(version.node) > 1;
+                let is_shared = text.is_empty() || is_lock_like(at.1) || self.names_of(version.node) > 1;
                 let is_live = self.links(version.node) > 0;
                 match version.stage {
                     Stage::Live if !is_shared => {}
@@ -394,7 +424,7 @@ impl Model {
         };
         let empty = others.iter().find(is_empty).cloned();
         if let (How::Shared, Some(Version { node, stage: Stage::Staged(by), .. })) = (how, empty) {
-            self.publish(at, by)?;
+            self.publish(at, by, false)?;
             return Ok(node);
         }
         let is_shared = how == How::Shared || is_lock_like(at.1);
@@ -404,13 +434,22 @@ impl Model {
         Ok(node)
     }
 
-    /// Under how many names a file is live.
-    fn links(&self, node: Id) -> usize {
+    fn count(&self, node: Id, which: impl Fn(&Version) -> bool) -> usize {
         let all = self.nodes.iter().filter_map(|node| match node {
             Node::Directory(names) => Some(names.values().flatten()),
             _ => None,
         });
-        all.flatten().filter(|v| v.node == node && matches!(v.stage, Stage::Live)).count()
+        all.flatten().filter(|version| version.node == node && which(version)).count()
+    }
+
+    /// Under how many names a file is live.
+    fn links(&self, node: Id) -> usize {
+        self.count(node, |version| matches!(version.stage, Stage::Live))
+    }
+
+    /// The same with those under which it is kept.
+    fn names_of(&self, node: Id) -> usize {
+        self.count(node, |version| !matches!(version.stage, Stage::Staged(_)) && !version.is_old)
     }
 
     /// Where a job stages that file.
@@ -428,7 +467,7 @@ impl Model {
         if matches!(handle.how, How::New | How::Create | How::Truncate)
             && let Some((directory, name)) = self.staged_at(job, handle.node)
         {
-            self.publish((directory, &name), job)?;
+            self.publish((directory, &name), job, true)?;
         }
         Ok(())
     }
@@ -452,13 +491,16 @@ impl Model {
 
     fn link(&mut self, job: Job, from: (Id, &str), to: (Id, &str)) -> Found<()> {
         let node = self.view_of(from, job).ok_or(libc::ENOENT)?.node;
-        if self.view_of(to, job).is_some() || self.is_taken(to) {
+        if self.view_of(to, job).is_some() {
             return Err(libc::EEXIST);
         }
         if self.is_directory(node) {
             return Err(libc::EPERM);
         }
-        self.publish(from, job)?;
+        if self.is_taken(to) {
+            return Err(libc::EEXIST);
+        }
+        self.publish(from, job, false)?;
         self.put(to, node, Stage::Live, job, true);
         Ok(())
     }
@@ -503,7 +545,7 @@ impl Model {
             Act::Read(_) if !handle.how.writes() => return Ok(contents.clone()),
             Act::Close(_) => {
                 let handle = handles.remove(which as usize % count);
-                self.close(job, &handle)?;
+                drop(self.close(job, &handle));
             }
             _ => {}
         }
@@ -554,6 +596,9 @@ impl World for Model {
             Act::Rmdir(path) => self.parent(job, path).and_then(|at| self.rmdir(job, at)),
             Act::Rename(old, new) => self.parent(job, old).and_then(|from| {
                 let to = self.parent(job, new)?;
+                if new.starts_with(&format!("{old}/")) && self.view_of(from, job).is_some() {
+                    return Err(libc::EINVAL);
+                }
                 self.rename(job, from, to, old.starts_with(&format!("{new}/")))
             }),
             Act::Link(from, to) => self.parent(job, from).and_then(|from| {
