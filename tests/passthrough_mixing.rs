@@ -93,6 +93,8 @@ fn open(path: &Path, flags: i32) -> io::Result<File> {
 impl Model {
     fn new(path: PathBuf, seed: u64) -> Self {
         fs::write(&path, b"").unwrap();
+        // With a second name it stays one file, also when it is opened to be replaced.
+        fs::hard_link(&path, path.with_extension("link")).unwrap();
         Self {
             path,
             contents: Vec::new(),

@@ -341,11 +341,13 @@ fn a_sparse_file_takes_what_it_holds() {
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!(metadata.size(), 1 << 30);
         assert!((8..2048).contains(&metadata.blocks()), "{} blocks", metadata.blocks());
+        drop(file);
         if let Some(mount) = place.mount() {
             let stored = fs::metadata(mount.store().join("sparse")).unwrap();
             assert_eq!(metadata.blocks(), stored.blocks());
         }
 
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let seek = |to| rustix::fs::seek(&file, to);
         use rustix::fs::SeekFrom::{Data, Hole};
         assert_eq!(seek(Data(0)).unwrap(), 512 << 20);
@@ -589,6 +591,10 @@ fn set_id_bits_never_appear() {
             .mode(0o6755)
             .open(place.at("f"))
             .unwrap();
+        assert_eq!(mode("f"), 0o755);
+        // It has a name in the store once it is closed.
+        drop(file);
+        let file = fs::File::open(place.at("f")).unwrap();
         assert_eq!((mode("f"), in_store("f")), (0o755, 0o755));
         file.set_permissions(fs::Permissions::from_mode(0o4711)).unwrap();
         assert_eq!((mode("f"), in_store("f")), (0o711, 0o711));

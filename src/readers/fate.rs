@@ -70,6 +70,27 @@ mod tests {
         assert_eq!(of(0x40_040c, 4, 0, 9), Fate::Killed);
     }
 
+    /// As they were while the kernel (6.18) waited for the answer to FLUSH.
+    #[test]
+    fn captured_while_they_closed_a_file() {
+        let cases = [
+            (4194380, 1, 1, 0, Fate::Fine, "exit(0)"),
+            (4194380, 1, 1, 768, Fate::Fine, "exit(3)"),
+            (4195404, 1, 1, 9, Fate::Killed, "SIGKILL"),
+            (4195916, 1, 1, 6, Fate::Killed, "abort()"),
+            (4195916, 1, 1, 11, Fate::Killed, "SIGSEGV"),
+            (4195404, 2, 0, 768, Fate::Fine, "the first of four threads calls exit(3)"),
+            (4195404, 1, 1, 768, Fate::Fine, "another one of them does, the first closes"),
+            (4195404, 1, 1, 0, Fate::Fine, "as before, exit(0)"),
+            (4194380, 2, 0, 0, Fate::Fine, "the first has ended, another one calls exit(0)"),
+            (4195404, 1, 1, 9, Fate::Killed, "SIGKILL, with threads"),
+            (4195404, 2, 0, 6, Fate::Killed, "abort(), with threads"),
+        ];
+        for (flags, threads, waits, code, fate, what) in cases {
+            assert_eq!(of_ending(stat(flags, threads, waits, code).as_bytes()), fate, "{what}");
+        }
+    }
+
     #[test]
     fn the_flags_decide_where_the_code_is_hidden() {
         assert_eq!(of_ending(stat(0x40_040c, 1, 0, 0).as_bytes()), Fate::Killed);

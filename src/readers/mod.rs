@@ -17,6 +17,11 @@ mod strangers;
 mod system;
 mod watcher;
 
+#[cfg(test)]
+mod real_tests;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
