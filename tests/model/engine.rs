@@ -439,6 +439,8 @@ impl World for Engine {
                     drop(self.close(place, file));
                 }
                 self.system.end(caller.thread);
+                // What was kept for it may be reclaimed now, and nothing else.
+                std::thread::sleep(Duration::from_micros(300));
                 self.places[place].pid = 0;
                 Ok(String::new())
             }

@@ -148,7 +148,12 @@ impl Model {
     /// All who run and see what is in `directory`, besides one.
     fn readers(&self, directory: Id, besides: Job) -> BTreeSet<Job> {
         let sees = |job: Job| {
-            self.leads(ROOT, directory, &|v| seen(v, job).map(|v| v.node).into_iter().collect())
+            self.leads(ROOT, directory, &|versions| {
+                // What it is writing itself is there for a while only.
+                let others = versions.iter().filter(|v| !matches!(v.stage, Stage::Staged(_)));
+                let others: Vec<Version> = others.cloned().collect();
+                seen(&others, job).map(|v| v.node).into_iter().collect()
+            })
         };
         self.running().filter(|&job| job != besides && sees(job)).collect()
     }
@@ -210,6 +215,9 @@ impl Model {
         let names = self.names(version.node)?.clone();
         let listed = self.listed.get(&(job, version.node));
         let is_news = |version: &Version| {
+            if matches!(version.stage, Stage::Retired(..)) {
+                return false;
+            }
             let (when, who) = version.added;
             who != job && self.running().any(|r| r == who) && listed.is_some_and(|at| *at < when)
         };
@@ -297,19 +305,23 @@ impl Model {
         if is_elsewhere {
             return Err(libc::ENOENT);
         }
-        if !is_directory && self.live_of(to).is_some_and(|live| self.is_directory(live.node)) {
-            return Err(libc::EISDIR);
-        }
         let every = |v: &[Version]| v.iter().map(|v| v.node).collect();
         if self.leads(moved, to.0, &every) {
             return Err(libc::EINVAL);
         }
         self.publish(from, job, false)?;
+        if !is_directory && self.live_of(to).is_some_and(|live| self.is_directory(live.node)) {
+            return Err(libc::EISDIR);
+        }
         let is_own = self.live_of(from).is_some_and(|live| live.maker == Some(job));
         let replaced = self.live_of(to).map(|live| live.added);
         self.take_away(from, job, !is_lock_like(from.1) && !is_own);
-        for version in self.versions(from).iter_mut().filter(|version| version.node == moved) {
-            version.is_old = true;
+        for node in &mut self.nodes {
+            let Node::Directory(names) = node else { continue };
+            for version in names.values_mut().flatten().filter(|version| version.node == moved) {
+                // From now on it is there, wherever it was kept.
+                version.is_old |= matches!(version.stage, Stage::Retired(..));
+            }
         }
         self.take_away(to, job, false);
         self.put(to, moved, Stage::Live, job, false);
@@ -381,7 +393,9 @@ impl Model {
             Node::Symlink(_) => Err(libc::ELOOP),
             Node::Directory(_) => Err(libc::EISDIR),
             Node::File(text) if how.truncates() => {
-                let is_shared = text.is_empty() || is_lock_like(at.1) || self.names_of(version.node) > 1;
+                let is_shared = text.is_empty() || is_lock_like(at.1)
+                    || self.names_of(version.node) > 1
+                    || self.is_lock(version.node);
                 let is_live = self.links(version.node) > 0;
                 match version.stage {
                     Stage::Live if !is_shared => {}
@@ -447,6 +461,17 @@ impl Model {
         self.count(node, |version| matches!(version.stage, Stage::Live))
     }
 
+    /// Whether it lives under a name that locks have.
+    fn is_lock(&self, file: Id) -> bool {
+        let is_it = |v: &Version| v.node == file && matches!(v.stage, Stage::Live);
+        self.nodes.iter().any(|node| match node {
+            Node::Directory(names) => {
+                names.iter().any(|(name, v)| is_lock_like(name) && v.iter().any(is_it))
+            }
+            _ => false,
+        })
+    }
+
     /// The same with those under which it is kept.
     fn names_of(&self, node: Id) -> usize {
         self.count(node, |version| !matches!(version.stage, Stage::Staged(_)) && !version.is_old)
@@ -497,10 +522,10 @@ impl Model {
         if self.is_directory(node) {
             return Err(libc::EPERM);
         }
+        self.publish(from, job, false)?;
         if self.is_taken(to) {
             return Err(libc::EEXIST);
         }
-        self.publish(from, job, false)?;
         self.put(to, node, Stage::Live, job, true);
         Ok(())
     }
