@@ -155,11 +155,12 @@ impl Engine {
         for text in path.split('/').filter(|text| !text.is_empty()) {
             let found = self.lookup(caller, known, node, text)?;
             let (next, kind) = found.ok_or(Errno::ENOENT)?;
-            // A symbolic link leads nowhere here.
-            if kind != Kind::Directory {
-                return Err(Errno::ENOTDIR);
+            match kind {
+                Kind::Directory => node = next,
+                // Those that there are lead nowhere.
+                Kind::Symlink => return Err(Errno::ENOENT),
+                _ => return Err(Errno::ENOTDIR),
             }
-            node = next;
         }
         Ok(node)
     }

@@ -17,9 +17,12 @@ mod conformance;
 mod contract;
 mod engine;
 mod model;
+mod mounted;
 mod program;
 
 use engine::Engine;
+use common::Mount;
+use mounted::{Ground, Mounted};
 use model::Model;
 use program::{Step, agree, programs};
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
@@ -63,4 +66,19 @@ fn run_engine(program: &[Step], remembers: bool) -> Result<(), String> {
 #[test]
 fn the_engine_does_as_the_model_says() {
     soak(steps(120_000), in_the_engine);
+}
+
+#[test]
+fn a_process_of_this_program_answers() {
+    mounted::serve();
+}
+
+#[test]
+fn a_mount_does_as_the_model_says() {
+    let ground = std::cell::RefCell::new(Ground::new());
+    soak(steps(4_000), |program| {
+        let mut ground = ground.borrow_mut();
+        let mut mounted = Mounted::new(&mut ground);
+        agree(program, &mut Model::new(), &mut mounted)
+    });
 }

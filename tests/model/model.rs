@@ -101,7 +101,9 @@ impl Model {
     fn names(&self, directory: Id) -> Found<&BTreeMap<String, Vec<Version>>> {
         match &self.nodes[directory] {
             Node::Directory(names) => Ok(names),
-            _ => Err(libc::ENOTDIR),
+            // Those that there are lead nowhere.
+            Node::Symlink(_) => Err(libc::ENOENT),
+            Node::File(_) => Err(libc::ENOTDIR),
         }
     }
 
@@ -212,7 +214,7 @@ impl Model {
     /// 3.6, 3.7
     fn rmdir(&mut self, job: Job, at: (Id, &str)) -> Found<()> {
         let version = self.view_of(at, job).ok_or(libc::ENOENT)?.clone();
-        let names = self.names(version.node)?.clone();
+        let names = self.names(version.node).map_err(|_| libc::ENOTDIR)?.clone();
         let listed = self.listed.get(&(job, version.node));
         let is_news = |version: &Version| {
             if matches!(version.stage, Stage::Retired(..)) {
@@ -291,7 +293,7 @@ impl Model {
                 return Err(libc::ENOTEMPTY);
             }
             match (is_directory, self.names(target.node)) {
-                (true, Err(errno)) => return Err(errno),
+                (true, Err(_)) => return Err(libc::ENOTDIR),
                 (false, Ok(_)) => return Err(libc::EISDIR),
                 (true, Ok(names)) if !is_elsewhere => {
                     let is_there = |v| seen(v, job).is_some() || seen(v, 0).is_some();
