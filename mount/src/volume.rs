@@ -313,6 +313,8 @@ pub struct Opened {
     pub handle: HandleId,
     /// Whether the volume wants to hear of each close of a descriptor ([`Volume::flush`]).
     pub wants_flush: bool,
+    /// Whether its bytes are not those of the node: nothing of it may be cached for the node.
+    pub alone: bool,
 }
 
 /// One entry of a listing.

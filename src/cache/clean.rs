@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use cachefs_mount::{Errno, Name, NodeId, Result};
+use cachefs_mount::{Caller, Errno, Name, NodeId, Result};
 
 use super::Cache;
 use super::resolve::status;
@@ -24,15 +24,15 @@ struct Target {
 
 impl Cache {
     /// Takes `paths` (relative to the mount; all of it if there are none) out of the live view in one
-    /// step. Nobody who runs is disturbed.
-    pub fn clean(&self, paths: &[PathBuf]) -> std::result::Result<Cleaned, CleanError> {
+    /// step, for the process `by` (0: nobody's). Nobody else who runs is disturbed.
+    pub fn clean(&self, paths: &[PathBuf], by: u32) -> std::result::Result<Cleaned, CleanError> {
         let mut targets = Vec::new();
         let found = if paths.is_empty() {
             self.everything(&mut targets)
         } else {
             paths.iter().try_for_each(|path| self.find(path, &mut targets))
         };
-        let cleaned = found.and_then(|()| self.remove_targets(&targets));
+        let cleaned = found.and_then(|()| self.remove_targets(&targets, by));
         for target in &targets {
             self.give_back(target.folder.id, 1);
         }
@@ -53,11 +53,7 @@ impl Cache {
     }
 
     /// The name at the end of a path.
-    fn find(
-        &self,
-        path: &Path,
-        targets: &mut Vec<Target>,
-    ) -> std::result::Result<(), CleanError> {
+    fn find(&self, path: &Path, targets: &mut Vec<Target>) -> std::result::Result<(), CleanError> {
         let outside = || CleanError::NotInside(path.to_owned());
         let mut names = Vec::new();
         for component in path.components() {
@@ -110,17 +106,26 @@ impl Cache {
         self.tree.get(node)
     }
 
-    fn remove_targets(&self, targets: &[Target]) -> std::result::Result<Cleaned, CleanError> {
+    fn remove_targets(
+        &self,
+        targets: &[Target],
+        by: u32,
+    ) -> std::result::Result<Cleaned, CleanError> {
+        let job = match by {
+            0 => None,
+            process => self.readers.known(&Caller { uid: 0, gid: 0, thread: process }),
+        };
+        let by = job.map_or(ADMINISTRATOR, |job| job.id);
         // One moment for all: a job either sees all of it, or none.
         let at = self.readers.tick();
         let mut names = 0;
         for target in targets {
             let name = known_name(&target.name);
             let change = self.names.change(target.folder.id, &target.name);
-            let seen = self.readers.oldest_besides(ADMINISTRATOR).is_some_and(|began| began < at)
+            let seen = self.readers.oldest_besides(by).is_some_and(|began| began < at)
                 && !is_lock_name(&target.name);
             let (folder, directory) = (&target.folder, &target.directory);
-            match self.retire(&change, folder, directory, name, (at, ADMINISTRATOR), seen) {
+            match self.retire(&change, folder, directory, name, (at, by), seen) {
                 Ok(()) => names += 1,
                 // Somebody else was faster.
                 Err(Errno::ENOENT) => {}
@@ -133,7 +138,7 @@ impl Cache {
         for target in targets {
             self.tell_kernel(target.folder.id, &target.name);
         }
-        let before = |job: &Arc<crate::readers::Job>| job.began < at;
+        let before = |job: &Arc<crate::readers::Job>| job.began < at && job.id != by;
         let seen_by = self.readers.all().iter().filter(|job| before(job)).count();
         Ok(Cleaned { names, seen_by })
     }
@@ -141,9 +146,8 @@ impl Cache {
     /// Has the kernel ask for a name again, which it could not know has changed.
     fn tell_kernel(&self, folder: NodeId, name: &[u8]) {
         let Some(kernel) = self.kernel.get() else { return };
-        let told = kernel
-            .expire(folder, OsStr::from_bytes(name))
-            .and_then(|()| kernel.changed(folder));
+        let told =
+            kernel.expire(folder, OsStr::from_bytes(name)).and_then(|()| kernel.changed(folder));
         if let Err(error) = told {
             tracing::warn!(%error, "can't tell the kernel of a name that was removed");
         }

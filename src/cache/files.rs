@@ -11,15 +11,17 @@ use cachefs_mount::{
     Seek,
 };
 use parking_lot::RwLock;
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, Statx};
 
 use super::Cache;
+use super::additions::How;
 use super::handles::{Handle, Open, Target};
 use super::lookup::Step;
+use super::name_locks::Change;
 use super::namespace::mode;
-use super::publish::{Draft, Making, Start, staged_by};
-use super::resolve::{errno, kind, open_at, status};
-use super::tree::{How, Node};
+use super::publish::{Draft, Drafting, Making, Start, staged_by};
+use super::resolve::{errno, key, kind, open_at, status};
+use super::tree::Node;
 use super::view::is_lock_name;
 use crate::readers::Job;
 
@@ -46,12 +48,30 @@ impl Cache {
             // Nothing is opened before its first use, which passthrough never comes to.
             return Ok(self.opened(caller, job, &node, Open::Reading));
         }
+        let step = self.steps.take(caller);
         if let Some(draft) = self.draft_of(id, job.id) {
             let file = self.open_draft(&draft, &node, flags)?;
             return self.opened_draft(caller, job, &node, flags, file, draft);
         }
-        if flags.contains(OpenFlags::TRUNCATE) && self.has_to_replace(caller, &node)? {
-            return Err(Errno::ESTALE);
+        if flags.contains(OpenFlags::TRUNCATE) {
+            match (self.has_to_replace(caller, &node)?, step) {
+                (false, _) => {}
+                // It came again and has looked nothing up: it has no name for it.
+                (true, Some(Step::Replace(was))) if was == id => {}
+                (true, None | Some(Step::Remove { .. })) => {
+                    self.steps.set(caller, Step::Replace(id));
+                    return Err(Errno::ESTALE);
+                }
+                // What it was told of is not there any more, and the kernel does not come a third
+                // time.
+                (true, Some(_)) => {
+                    if let Some(draft) = self.stage_aside(&job, &node)? {
+                        let staged = self.tree.get(draft.node)?;
+                        let file = self.open_draft(&draft, &staged, flags)?;
+                        return self.opened_draft(caller, job, &node, flags, file, draft);
+                    }
+                }
+            }
         }
         let file = File::from(self.open_node(&node, store_flags(flags | OpenFlags::WRITE))?);
         drop_set_id(&file)?;
@@ -61,31 +81,25 @@ impl Cache {
         Ok(self.opened_for_writing(caller, job, &node, flags, file))
     }
 
-    /// Whether the caller has to look the file up once more, to be given a draft.
+    /// Whether one who opens a file with `O_TRUNC` is to be given a draft.
     fn has_to_replace(&self, caller: &Caller, node: &Node) -> Result<bool> {
-        if let Some(Step::Replace(was)) = self.steps.take(caller)
-            && was == node.id
-        {
-            // It came again and has looked nothing up: it has no name for it.
-            return Ok(false);
-        }
         // Those who can't be seen can't be told from each other.
-        if caller.thread == 0 || self.is_emptied_in_place(node, &self.node_status(node)?) {
-            return Ok(false);
-        }
-        self.steps.set(caller, Step::Replace(node.id));
-        Ok(true)
+        Ok(caller.thread != 0 && !self.is_emptied_in_place(node, &self.node_status(node)?))
     }
 
     fn opened(&self, caller: &Caller, job: Arc<Job>, node: &Node, open: Open) -> Opened {
-        let (wants_flush, process) = match open {
+        let (wants_flush, alone, process) = match &open {
             // Stores through a shared mapping reach the file at the latest when it is flushed.
-            Open::Writing { .. } => (true, self.readers.process(caller)),
-            _ => (false, 0),
+            Open::Writing { target, .. } => {
+                let target = target.read();
+                let aside = target.draft.as_ref().is_some_and(|draft| draft.node != node.id);
+                (true, aside || target.joined, self.readers.process(caller))
+            }
+            _ => (false, false, 0),
         };
         node.opened();
         let handle = self.handles.insert(Handle { node: node.id, job, process, open });
-        Opened { handle, wants_flush }
+        Opened { handle, wants_flush, alone }
     }
 
     fn opened_for_writing(
@@ -114,11 +128,12 @@ impl Cache {
     ) -> Result<Opened> {
         if !flags.contains(OpenFlags::WRITE) {
             // Nothing more will be written by it: the file is empty now.
-            self.publish_node(node.id, job.id)?;
+            self.publish_node(draft.node, job.id)?;
             return Ok(self.opened(caller, job, node, Open::Reading));
         }
         let author = flags.intersects(OpenFlags::TRUNCATE | OpenFlags::EXCLUSIVE);
-        let target = Target { file: Arc::new(file), draft: Some(draft), author };
+        let joined = draft.is_joined_by(job.id);
+        let target = Target { file: Arc::new(file), draft: Some(draft), author, joined };
         let open = Open::Writing { flags, target: RwLock::new(target) };
         Ok(self.opened(caller, job, node, open))
     }
@@ -169,35 +184,25 @@ impl Cache {
             && !is_lock_name(name.as_bytes());
         let live = match status(&*directory, name.as_bytes()) {
             Ok(_) if exclusive => return Err(Errno::EEXIST),
-            // The kernel looks again and finds what it is, or has the caller come again.
-            Ok(live) if kind(&live) != Kind::File || live.stx_size > 0 && replaces => {
-                return Err(Errno::ESTALE);
-            }
-            Ok(_) => true,
-            Err(Errno::ENOENT) => false,
+            // The kernel looks again and finds what it is.
+            Ok(live) if kind(&live) != Kind::File => return Err(Errno::ESTALE),
+            Ok(live) => Some(live),
+            Err(Errno::ENOENT) => None,
             Err(errno) => return Err(errno),
         };
-        if replaces && !live {
-            let shared = match exclusive {
-                true => None,
-                false => self.share(&change, &folder, name, &kept, &job)?,
-            };
-            let (draft, file) = match shared {
-                Some(Start::Live) => return Err(Errno::ESTALE),
-                Some(Start::Draft(draft)) => {
-                    let node = self.tree.get(draft.node)?;
-                    let file = self.open_draft(&draft, &node, flags)?;
-                    (draft, file)
-                }
-                None => {
-                    let making = if exclusive { Making::Exclusive } else { Making::New };
-                    let (flags, mode) = (store_flags(flags), mode(permissions));
-                    let staged = self.stage(&change, &folder, name, &job, making, flags, mode)?;
-                    self.give_to_caller(caller, &staged.1)?;
-                    staged.0.note_opened();
-                    (staged.0, File::from(staged.1))
-                }
-            };
+        // The kernel had not seen it when it decided to create.
+        let old = live.map(|live| self.tree.know(key(&live), Kind::File, parent, name));
+        let in_place = |(old, live): (&Arc<Node>, Statx)| self.is_emptied_in_place(old, &live);
+        let created = if replaces && !old.as_ref().zip(live).is_some_and(in_place) {
+            let drafting = Drafting { folder: &folder, name, kept: &kept, job: &job };
+            self.create_draft(caller, &change, &drafting, old.as_deref(), permissions, flags)
+        } else {
+            Ok(None)
+        };
+        if let Some(old) = &old {
+            self.give_back(old.id, 1);
+        }
+        if let Some((draft, file)) = created? {
             let entry = self.kept_entry(draft.node)?;
             let node = self.tree.get(draft.node)?;
             let opened = self.opened_draft(caller, job, &node, flags, file, draft)?;
@@ -207,11 +212,41 @@ impl Cache {
         let file = self.create_here(caller, &directory, name, permissions, flags)?;
         let entry = self.found(parent, name, &status(&file, b"")?);
         let node = self.tree.get(entry.attributes.node)?;
-        if !live {
-            let how = if exclusive { How::Exclusively } else { How::Written };
-            self.note_made(node.id, &job, how);
+        if live.is_none() {
+            let how = if exclusive { How::Exclusively } else { How::Shared };
+            self.note_added(node.id, &job, (folder.id, name), how);
         }
         Ok((entry, self.opened_for_writing(caller, job, &node, flags, file)))
+    }
+
+    /// A draft for one who creates a file; none if what is live is to be written instead.
+    fn create_draft(
+        &self,
+        caller: &Caller,
+        change: &Change<'_>,
+        drafting: &Drafting<'_>,
+        old: Option<&Node>,
+        permissions: u16,
+        flags: OpenFlags,
+    ) -> Result<Option<(Arc<Draft>, File)>> {
+        let exclusive = flags.contains(OpenFlags::EXCLUSIVE);
+        let shared = if exclusive { None } else { self.share(change, drafting)? };
+        let draft = match (shared, old) {
+            (Some(Start::Live), _) => return Ok(None),
+            (Some(Start::Draft(draft)), _) => draft,
+            (None, Some(old)) => self.stage_like(change, drafting, old)?,
+            (None, None) => {
+                let making = if exclusive { Making::Exclusive } else { Making::New };
+                let (flags, mode) = (store_flags(flags), mode(permissions));
+                let (draft, file) = self.stage(change, drafting, making, flags, mode)?;
+                self.give_to_caller(caller, &file)?;
+                draft.note_opened();
+                return Ok(Some((draft, File::from(file))));
+            }
+        };
+        let node = self.tree.get(draft.node)?;
+        let file = self.open_draft(&draft, &node, flags)?;
+        Ok(Some((draft, file)))
     }
 
     /// The caller's own job has just created the name.
@@ -308,9 +343,12 @@ impl Cache {
     /// What a handle writes, now that it is about to.
     fn file_for_writing(&self, handle: &Handle) -> Result<Arc<File>> {
         let Open::Writing { target, .. } = &handle.open else { return Err(Errno::EBADF) };
-        let draft = target.read().draft.clone();
+        let (draft, joined) = {
+            let target = target.read();
+            (target.draft.clone(), target.joined)
+        };
         if let Some(draft) = draft {
-            self.before_first_write(handle, &draft)?;
+            self.before_first_write(handle, &draft, joined)?;
         }
         Ok(target.read().file.clone())
     }

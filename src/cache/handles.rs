@@ -43,12 +43,14 @@ pub(super) struct Target {
     pub(super) draft: Option<Arc<Draft>>,
     /// Whether closing this handle makes the draft live.
     pub(super) author: bool,
+    /// Whether the draft is another job's, which this one shares until it writes.
+    pub(super) joined: bool,
 }
 
 impl Open {
     /// Writes a file that is live, or that others write with it.
     pub(super) fn writing(flags: OpenFlags, file: File) -> Open {
-        let target = Target { file: Arc::new(file), draft: None, author: false };
+        let target = Target { file: Arc::new(file), draft: None, author: false, joined: false };
         Open::Writing { flags, target: RwLock::new(target) }
     }
 }

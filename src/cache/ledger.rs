@@ -183,7 +183,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path()).unwrap());
         let refused = |bytes: &[u8]| {
-            Cache::restore(store.clone(), options(), readers(), bytes, Vec::new()).map(|_| ()).unwrap_err()
+            Cache::restore(store.clone(), options(), readers(), bytes, Vec::new())
+                .map(|_| ())
+                .unwrap_err()
         };
         assert!(matches!(refused(b""), RestoreError::Damaged(_)));
         assert!(matches!(refused(&[99]), RestoreError::Version(99)));

@@ -147,8 +147,11 @@ impl Cache {
         if node.kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
-        let same = self.tree.versioned(&node).same_for_all();
+        let versioned = self.tree.versioned(&node);
+        let same = versioned.same_for_all();
         let (job, open) = (self.readers.job(caller), Open::Directory(Mutex::new(None)));
+        // The kernel may have a listing and ask for no other.
+        job.note_listed(versioned.id.0, self.readers.tick());
         Ok((self.handles.insert(Handle { node: id, job, process: 0, open }), same))
     }
 
@@ -168,7 +171,7 @@ impl Cache {
         let node = self.tree.get(handle.node)?;
         let versioned = self.tree.versioned(&node);
         if offset == 0 {
-            versioned.note_listed(handle.job.id, self.readers.tick());
+            handle.job.note_listed(versioned.id.0, self.readers.tick());
         }
         // Only those who list by this very handle wait for each other here.
         let mut stream = stream.lock();

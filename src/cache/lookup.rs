@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cachefs_mount::{Caller, Entry, Errno, FOREVER, Kind, Lookup, Name, NodeId, Result};
 use dashmap::DashMap;
@@ -31,14 +31,19 @@ pub(super) enum Seen {
 pub(super) enum Step {
     /// To replace what is in this file.
     Replace(NodeId),
-    /// To take away the directory `name` of `folder`; `dead` is the node that dies of it.
-    Remove { folder: NodeId, name: Box<[u8]>, dead: Option<NodeId> },
+    /// To open the draft that he was told of.
+    OpenDraft,
+    /// To take away the directory `name` of `folder`.
+    Remove { folder: NodeId, name: Box<[u8]> },
 }
+
+/// A caller comes again at once. Whoever has not after this time was ended in between.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The steps that callers, by their threads, have to come again for.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
-    pending: DashMap<u32, Step>,
+    pending: DashMap<u32, (Step, Instant)>,
     count: AtomicUsize,
 }
 
@@ -49,11 +54,12 @@ impl Steps {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
         }
-        self.pending.get(&caller.thread).map(|step| step.clone())
+        let (step, since) = self.pending.get(&caller.thread).map(|step| step.clone())?;
+        (since.elapsed() < PATIENCE).then_some(step)
     }
 
     pub(super) fn set(&self, caller: &Caller, step: Step) {
-        if self.pending.insert(caller.thread, step).is_none() {
+        if self.pending.insert(caller.thread, (step, Instant::now())).is_none() {
             self.count.fetch_add(1, Ordering::Release);
         }
     }
@@ -62,19 +68,14 @@ impl Steps {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
         }
-        let (_, step) = self.pending.remove(&caller.thread)?;
+        let (_, (step, since)) = self.pending.remove(&caller.thread)?;
         self.count.fetch_sub(1, Ordering::Release);
-        Some(step)
+        (since.elapsed() < PATIENCE).then_some(step)
     }
 }
 
 impl Cache {
-    pub(super) fn lookup(
-        &self,
-        caller: &Caller,
-        parent: NodeId,
-        name: Name<'_>,
-    ) -> Result<Lookup> {
+    pub(super) fn lookup(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<Lookup> {
         if self.is_private(parent, name) {
             return Ok(Lookup::Absent { valid: FOREVER });
         }
@@ -176,10 +177,10 @@ impl Cache {
             Step::Replace(node) if node == id => {
                 let node = self.tree.get(id)?;
                 let entry = self.begin_replacing(caller, &versioned, name, &node)?;
-                self.steps.take(caller);
+                self.steps.set(caller, Step::OpenDraft);
                 Ok(Some(entry))
             }
-            Step::Remove { folder: wanted, name: wanted_name, dead: None }
+            Step::Remove { folder: wanted, name: wanted_name }
                 if wanted == versioned.id && *wanted_name == *name.as_bytes() =>
             {
                 let status = match seen {
@@ -189,9 +190,9 @@ impl Cache {
                 if kind(&status) != Kind::Directory {
                     return Ok(None);
                 }
+                // Each time anew: the kernel gives one back when it finds that it is not the one it
+                // had, and asks once more.
                 let dead = self.tree.second(key(&status), None).id;
-                let (folder, name) = (wanted, wanted_name);
-                self.steps.set(caller, Step::Remove { folder, name, dead: Some(dead) });
                 Ok(Some(Entry { name_valid: Duration::ZERO, ..self.entry(dead, &status) }))
             }
             _ => Ok(None),

@@ -1,5 +1,6 @@
 //! The engine: a [`Store`] as a [`Volume`].
 
+mod additions;
 mod attributes;
 mod clean;
 mod descriptors;
@@ -33,14 +34,15 @@ use cachefs_mount::{
 use dashmap::DashMap;
 use parking_lot::RwLock;
 
+use self::additions::Additions;
 use self::descriptors::Descriptors;
 use self::handles::Handles;
 pub use self::ledger::{RestoreError, Snapshot};
-pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
 use self::lookup::Steps;
 use self::name_locks::NameLocks;
 use self::publish::Draft;
 use self::retire::Retired;
+pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
 use self::tree::Tree;
 use crate::readers::Readers;
 use crate::store::Store;
@@ -84,6 +86,7 @@ pub struct Cache {
     /// By the numbers of their nodes.
     drafts: DashMap<u64, Arc<Draft>>,
     steps: Steps,
+    additions: Additions,
     retired: Retired,
     /// The operating system, once it shows this.
     kernel: OnceLock<Arc<dyn Notify>>,
@@ -141,11 +144,7 @@ impl Cache {
     }
 
     /// Without anything that runs in the background.
-    fn bare(
-        store: Arc<Store>,
-        options: CacheOptions,
-        readers: Arc<Readers>,
-    ) -> io::Result<Cache> {
+    fn bare(store: Arc<Store>, options: CacheOptions, readers: Arc<Readers>) -> io::Result<Cache> {
         let root = store.root().try_clone_to_owned()?;
         let (staged, retired_folder) = (store.folder("staged")?, store.folder("retired")?);
         let key = |folder: &OwnedFd| {
@@ -159,6 +158,7 @@ impl Cache {
             descriptors: Descriptors::new(options.descriptors),
             drafts: DashMap::new(),
             steps: Steps::default(),
+            additions: Additions::new(),
             retired: Retired::default(),
             kernel: OnceLock::new(),
             next_number: AtomicU64::new(1),

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use cachefs_mount::{Caller, Entry, Errno, Kind, Name, NodeId, Result};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
+use super::additions::{Added, How};
 use super::attributes::PERMISSIONS;
 use super::name_locks::Change;
 use super::resolve::{errno, self_path, status};
-use super::tree::{Added, How, Node};
+use super::tree::Node;
 use super::{Access, Cache};
 use crate::readers::Job;
 
@@ -24,7 +25,7 @@ impl Cache {
     fn made(
         &self,
         caller: &Caller,
-        job: &Job,
+        (job, folder): (&Job, &Node),
         parent: NodeId,
         name: Name<'_>,
         at: &OwnedFd,
@@ -34,15 +35,13 @@ impl Cache {
             rustix::fs::chownat(at, name.as_bytes(), Some(uid), Some(gid), flags).map_err(errno)?;
         }
         let entry = self.found(parent, name, &status(at, name.as_bytes())?);
-        self.note_made(entry.attributes.node, job, How::Exclusively);
+        self.note_added(entry.attributes.node, job, (folder.id, name), How::Exclusively);
         Ok(entry)
     }
 
-    /// `job` has just given that node its name.
-    pub(super) fn note_made(&self, node: NodeId, job: &Job, how: How) {
-        if let Ok(node) = self.tree.get(node) {
-            node.note_added(Added { by: job.id, at: self.readers.tick(), how });
-        }
+    /// `job` has just given a node that name.
+    pub(super) fn note_added(&self, node: NodeId, job: &Job, name: (NodeId, Name<'_>), how: How) {
+        self.additions.note(node, Added::new(name, (job.id, self.readers.tick()), how));
     }
 
     /// Locks a name in which something is to be made, unless another job is just making it.
@@ -84,7 +83,7 @@ impl Cache {
         kind: Kind,
         permissions: u16,
     ) -> Result<Entry> {
-        let (job, _folder, _change) = self.making(caller, parent, name)?;
+        let (job, folder, _change) = self.making(caller, parent, name)?;
         let directory = self.directory(parent)?;
         let (at, bytes, mode) = (&*directory, name.as_bytes(), mode(permissions));
         match kind {
@@ -99,7 +98,7 @@ impl Cache {
             Kind::CharDevice | Kind::BlockDevice => return Err(Errno::EPERM),
             Kind::Directory | Kind::Symlink => return Err(Errno::EINVAL),
         }
-        self.made(caller, &job, parent, name, at)
+        self.made(caller, (&job, &folder), parent, name, at)
     }
 
     pub(super) fn make_directory(
@@ -118,14 +117,14 @@ impl Cache {
                 let flags = AtFlags::empty();
                 // Nothing is lost if that fails: it was made with a mode of its own.
                 let _ = rustix::fs::chmodat(&*directory, name.as_bytes(), mode, flags);
-                return self.made(caller, &job, parent, name, &directory);
+                return self.made(caller, (&job, &folder), parent, name, &directory);
             }
             let _change = self.names.change(folder.id, name.as_bytes());
             rustix::fs::mkdirat(&*directory, name.as_bytes(), mode(permissions)).map_err(errno)?;
-            return self.made(caller, &job, parent, name, &directory);
+            return self.made(caller, (&job, &folder), parent, name, &directory);
         }
         rustix::fs::mkdirat(&*directory, name.as_bytes(), mode(permissions)).map_err(errno)?;
-        self.made(caller, &job, parent, name, &directory)
+        self.made(caller, (&job, &folder), parent, name, &directory)
     }
 
     pub(super) fn make_symlink(
@@ -135,10 +134,10 @@ impl Cache {
         name: Name<'_>,
         target: &OsStr,
     ) -> Result<Entry> {
-        let (job, _folder, _change) = self.making(caller, parent, name)?;
+        let (job, folder, _change) = self.making(caller, parent, name)?;
         let directory = self.directory(parent)?;
         rustix::fs::symlinkat(target.as_bytes(), &*directory, name.as_bytes()).map_err(errno)?;
-        self.made(caller, &job, parent, name, &directory)
+        self.made(caller, (&job, &folder), parent, name, &directory)
     }
 
     pub(super) fn read_link(&self, id: NodeId) -> Result<Vec<u8>> {
@@ -157,7 +156,7 @@ impl Cache {
         name: Name<'_>,
     ) -> Result<Entry> {
         self.publish_node(id, self.readers.job(caller).id)?;
-        let (job, _folder, _change) = self.making(caller, parent, name)?;
+        let (job, folder, _change) = self.making(caller, parent, name)?;
         let node = self.tree.get(id)?;
         let directory = self.directory(parent)?;
         let source = self.descriptor(&node)?;
@@ -166,7 +165,7 @@ impl Cache {
         let (bytes, follow) = (name.as_bytes(), AtFlags::SYMLINK_FOLLOW);
         rustix::fs::linkat(rustix::fs::CWD, path, &*directory, bytes, follow).map_err(errno)?;
         let entry = self.found(parent, name, &status(&*directory, bytes)?);
-        self.note_made(entry.attributes.node, &job, How::Moved);
+        self.note_added(entry.attributes.node, &job, (folder.id, name), How::Exclusively);
         Ok(entry)
     }
 }

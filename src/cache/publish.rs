@@ -18,11 +18,12 @@ use rustix::fs::{AtFlags, Mode, OFlags, Statx};
 use smallvec::SmallVec;
 
 use super::Cache;
+use super::additions::{Added, How};
 use super::files::store_flags;
 use super::handles::{Handle, Open};
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
-use super::tree::{Added, How, Kept, KeptList, Node, RETIRED, STAGED};
+use super::tree::{Kept, KeptList, Node, RETIRED, STAGED};
 use super::view::{Stage, Version, is_lock_name};
 use crate::readers::{Fate, Job};
 
@@ -45,8 +46,12 @@ pub(super) struct Draft {
     name: Box<[u8]>,
     pub(super) node: NodeId,
     making: Making,
-    /// Whether anything was written; set only with `authors` locked, if there is one author only.
+    /// The job that began it.
+    first: u64,
+    /// Whether its first author has written anything; set with `authors` locked.
     written: AtomicBool,
+    /// It became live because jobs lock it, or write it together: whoever has it open writes it.
+    common: AtomicBool,
     /// Changed only by who holds the name's lock, which comes before this one.
     authors: Mutex<Authors>,
 }
@@ -60,6 +65,11 @@ struct Authors {
 }
 
 impl Draft {
+    /// Whether another job than that has begun it.
+    pub(super) fn is_joined_by(&self, job: u64) -> bool {
+        self.first != job
+    }
+
     fn is_of(&self, job: u64) -> bool {
         self.authors.lock().jobs.contains(&job)
     }
@@ -73,6 +83,15 @@ impl Draft {
         // It was a name when the draft was made.
         super::tree::known_name(&self.name)
     }
+}
+
+/// Who begins to write what.
+pub(super) struct Drafting<'a> {
+    pub(super) folder: &'a Arc<Node>,
+    pub(super) name: Name<'a>,
+    /// The versions that the name has, besides the live one.
+    pub(super) kept: &'a KeptList,
+    pub(super) job: &'a Job,
 }
 
 /// What becomes of an open that creates or replaces.
@@ -119,17 +138,15 @@ impl Cache {
     pub(super) fn share(
         &self,
         change: &Change<'_>,
-        folder: &Arc<Node>,
-        name: Name<'_>,
-        kept: &KeptList,
-        job: &Job,
+        drafting: &Drafting<'_>,
     ) -> Result<Option<Start>> {
+        let Drafting { folder, name, kept, job } = *drafting;
         for draft in self.others(kept, job.id) {
             if draft.making == Making::Exclusive {
                 continue;
             }
             if self.readers.is_locked(draft.node.0) {
-                self.publish(change, &draft)?;
+                self.publish_common(change, &draft)?;
                 return Ok(Some(Start::Live));
             }
             let mut authors = draft.authors.lock();
@@ -145,6 +162,12 @@ impl Cache {
         Ok(None)
     }
 
+    /// Makes a draft live that jobs lock, or write together.
+    fn publish_common(&self, change: &Change<'_>, draft: &Draft) -> Result<()> {
+        draft.common.store(true, Ordering::Release);
+        self.publish(change, draft)
+    }
+
     /// Makes a draft still unwritten, or locked, live for one who opens the name without `O_TRUNC`.
     pub(super) fn publish_for_sharing(
         &self,
@@ -157,23 +180,22 @@ impl Cache {
             if draft.making != Making::Exclusive
                 && (unwritten || self.readers.is_locked(draft.node.0))
             {
-                return self.publish(change, &draft);
+                return self.publish_common(change, &draft);
             }
         }
         Ok(())
     }
 
-    /// Begins a draft of `name`: the file, open as `flags` say.
+    /// Begins a draft of a name: the file, open as `flags` say.
     pub(super) fn stage(
         &self,
         _: &Change<'_>,
-        folder: &Arc<Node>,
-        name: Name<'_>,
-        job: &Job,
+        drafting: &Drafting<'_>,
         making: Making,
         flags: OFlags,
         mode: Mode,
     ) -> Result<(Arc<Draft>, OwnedFd)> {
+        let Drafting { folder, name, job, .. } = *drafting;
         let number = self.next_number();
         let text = number.to_string();
         let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -186,7 +208,9 @@ impl Cache {
             name: name.as_bytes().into(),
             node: node.id,
             making,
+            first: job.id,
             written: AtomicBool::new(false),
+            common: AtomicBool::new(false),
             authors: Mutex::new(Authors { jobs: SmallVec::from_elem(job.id, 1), opened: false }),
         });
         self.drafts.insert(node.id.0, draft.clone());
@@ -222,30 +246,47 @@ impl Cache {
         if let Some(own) = staged_by(&kept, job.id) {
             return self.kept_entry(own);
         }
-        let shared = match self.share(&change, folder, name, &kept, &job)? {
+        let drafting = Drafting { folder, name, kept: &kept, job: &job };
+        let shared = match self.share(&change, &drafting)? {
             Some(Start::Draft(draft)) => draft,
             Some(Start::Live) => {
                 let directory = self.directory(folder.id)?;
                 return Ok(self.found(folder.id, name, &status(&*directory, name.as_bytes())?));
             }
-            None => self.stage_like(&change, folder, name, &job, node)?,
+            None => self.stage_like(&change, &drafting, node)?,
         };
         self.kept_entry(shared.node)
     }
 
+    /// A draft of the name that a file has, for one who has opened the file already; none if it has no
+    /// name, or if his job is making one.
+    pub(super) fn stage_aside(&self, job: &Job, node: &Node) -> Result<Option<Arc<Draft>>> {
+        let Some(place) = node.place() else { return Ok(None) };
+        let Ok(folder) = self.tree.get(place.parent()) else { return Ok(None) };
+        if [STAGED, RETIRED].contains(&folder.id) {
+            return Ok(None);
+        }
+        let (folder, name) = (self.tree.versioned(&folder), super::tree::known_name(&place.name));
+        let change = self.names.change(folder.id, name.as_bytes());
+        let kept = folder.versions(name);
+        if let Some(own) = staged_by(&kept, job.id) {
+            return Ok(self.draft_of(own, job.id));
+        }
+        let drafting = Drafting { folder: &folder, name, kept: &kept, job };
+        self.stage_like(&change, &drafting, node).map(Some)
+    }
+
     /// A draft that has the owner, the mode and the extended attributes of what it is to replace.
-    fn stage_like(
+    pub(super) fn stage_like(
         &self,
         change: &Change<'_>,
-        folder: &Arc<Node>,
-        name: Name<'_>,
-        job: &Job,
+        drafting: &Drafting<'_>,
         node: &Node,
     ) -> Result<Arc<Draft>> {
         let old = self.node_status(node)?;
         let mode = Mode::from_raw_mode(u32::from(old.stx_mode & super::attributes::PERMISSIONS));
         let (making, flags) = (Making::Other, OFlags::RDWR);
-        let (draft, file) = self.stage(change, folder, name, job, making, flags, mode)?;
+        let (draft, file) = self.stage(change, drafting, making, flags, mode)?;
         if (old.stx_uid, old.stx_gid) != self.own {
             let owner = rustix::fs::Uid::from_raw(old.stx_uid);
             let group = rustix::fs::Gid::from_raw(old.stx_gid);
@@ -277,30 +318,30 @@ impl Cache {
         draft.is_of(job).then_some(draft)
     }
 
-    /// To be called before the first write by a handle that writes a draft.
-    pub(super) fn before_first_write(&self, handle: &Handle, draft: &Arc<Draft>) -> Result<()> {
-        if draft.written.load(Ordering::Acquire) {
+    /// To be called before a handle writes that was opened to write a draft; `joined`: one that
+    /// another job had begun.
+    pub(super) fn before_first_write(
+        &self,
+        handle: &Handle,
+        draft: &Arc<Draft>,
+        joined: bool,
+    ) -> Result<()> {
+        if draft.common.load(Ordering::Acquire) {
             return Ok(());
         }
-        {
-            let authors = draft.authors.lock();
-            if authors.jobs.len() <= 1 {
+        if !joined {
+            if !draft.written.load(Ordering::Acquire) {
+                let _nobody_joins = draft.authors.lock();
                 draft.written.store(true, Ordering::Release);
-                return Ok(());
             }
+            return Ok(());
         }
         let change = self.names.change(draft.folder.id, &draft.name);
-        let contested = {
-            let authors = draft.authors.lock();
-            authors.jobs.len() > 1 && authors.jobs.contains(&handle.job.id)
-        };
-        if !contested || draft.written.load(Ordering::Relaxed) {
-            draft.written.store(true, Ordering::Release);
+        if draft.common.load(Ordering::Acquire) {
             return Ok(());
         }
-        if self.readers.is_locked(draft.node.0) {
-            draft.written.store(true, Ordering::Release);
-            return self.publish(&change, draft);
+        if draft.is_of(handle.job.id) && self.readers.is_locked(draft.node.0) {
+            return self.publish_common(&change, draft);
         }
         self.part(&change, handle, draft)
     }
@@ -311,21 +352,19 @@ impl Cache {
         let shared = self.tree.get(draft.node)?;
         let mode = self.node_status(&shared)?.stx_mode & super::attributes::PERMISSIONS;
         let mode = Mode::from_raw_mode(u32::from(mode));
-        self.leave(draft, handle.job.id);
-        let (own, file) = self.stage(
-            change,
-            &draft.folder,
-            draft.name(),
-            &handle.job,
-            draft.making,
-            OFlags::RDWR,
-            mode,
-        )?;
+        if draft.is_of(handle.job.id) {
+            self.leave(draft, handle.job.id);
+        }
+        let kept = draft.folder.versions(draft.name());
+        let (folder, name) = (&draft.folder, draft.name());
+        let drafting = Drafting { folder, name, kept: &kept, job: &handle.job };
+        let (own, file) = self.stage(change, &drafting, draft.making, OFlags::RDWR, mode)?;
         own.written.store(true, Ordering::Release);
         own.note_opened();
         let mut target = target.write();
         target.file = Arc::new(File::from(file));
         target.draft = Some(own);
+        target.joined = false;
         Ok(())
     }
 
@@ -388,7 +427,8 @@ impl Cache {
         }
         let exclusive = draft.making == Making::Exclusive;
         let how = if exclusive { How::Exclusively } else { How::Written };
-        node.note_added(Added { by, at: self.readers.tick(), how });
+        let added = Added::new((parent, name), (by, self.readers.tick()), how);
+        self.additions.note(node.id, added);
         Ok(())
     }
 
@@ -396,7 +436,7 @@ impl Cache {
     fn discard_file(&self, draft: &Draft) {
         let Ok(node) = self.tree.get(draft.node) else { return };
         let Some(place) = node.place() else { return };
-        if let Err(errno) = self.unlink_in(&self.staged, &place.name) {
+        if let Err(errno) = self.unlink_in((STAGED, &self.staged), &place.name) {
             tracing::warn!(%errno, "can't remove a draft; the next mount does");
         }
     }
@@ -418,10 +458,10 @@ impl Cache {
     /// descriptor is gone.
     pub(super) fn close_draft(&self, handle: &Handle, caller: Option<&Caller>) -> Result<()> {
         let Open::Writing { target, .. } = &handle.open else { return Ok(()) };
-        let draft = {
+        let (draft, joined) = {
             let target = target.read();
             match &target.draft {
-                Some(draft) if target.author => draft.clone(),
+                Some(draft) if target.author => (draft.clone(), target.joined),
                 _ => return Ok(()),
             }
         };
@@ -442,7 +482,7 @@ impl Cache {
         }
         // Written through a mapping, it may be, which nobody has told us of.
         let size = target.read().file.metadata()?.len();
-        if size == 0 && !draft.written.load(Ordering::Acquire) {
+        if joined || size == 0 && !draft.written.load(Ordering::Acquire) {
             // Perhaps it was only moved to another number, as shells do.
             if caller.is_some() && self.readers.has_open(handle.process, draft.node.0) {
                 return Ok(());
@@ -463,7 +503,10 @@ impl Cache {
         let directory = self.directory(draft.folder.id)?;
         let live = status(&*directory, &draft.name).ok();
         let is_file = live.is_some_and(|live| kind(&live) == Kind::File);
-        if shared && self.readers.is_locked(draft.node.0) || !shared && !is_file {
+        if shared && self.readers.is_locked(draft.node.0) {
+            return self.publish_common(&change, draft);
+        }
+        if !shared && !is_file {
             return self.publish(&change, draft);
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
@@ -514,14 +557,12 @@ impl Cache {
     }
 
     /// Removes a file by its name in a folder of the store; those who have it open keep it.
-    pub(super) fn unlink_in(&self, folder: &OwnedFd, name: &[u8]) -> Result<()> {
+    pub(super) fn unlink_in(&self, (id, folder): (NodeId, &OwnedFd), name: &[u8]) -> Result<()> {
         let victim = open_at(folder, name, OFlags::PATH)?;
-        let _moving = self.moves.read();
-        rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(errno)?;
-        let status = status(&victim, b"")?;
-        if status.stx_nlink == 0 {
-            self.tree.orphan(key(&status), victim);
+        {
+            let _moving = self.moves.read();
+            rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(errno)?;
         }
-        Ok(())
+        self.unnamed(id, super::tree::known_name(name), victim)
     }
 }

@@ -7,11 +7,12 @@ use cachefs_mount::{Caller, Errno, Kind, Name, NodeId, RenameFlags, Result};
 use rustix::fs::{AtFlags, OFlags};
 
 use super::Cache;
+use super::additions::How;
 use super::lookup::{Seen, Step};
 use super::name_locks::Change;
 use super::publish::staged_by;
 use super::resolve::{errno, key, kind, open_at, status};
-use super::tree::{Added, FileKey, How, Node, RETIRED};
+use super::tree::{FileKey, Node, RETIRED};
 use super::view::{self, Version};
 use crate::readers::Job;
 
@@ -55,8 +56,13 @@ impl Cache {
             return Err(Errno::EISDIR);
         }
         let node = self.tree.find(key(&status));
-        let temporary =
-            || self.is_own(job.id, &folder, node.as_deref(), |how| how == How::Exclusively);
+        // A lock, or what somebody made for himself.
+        let temporary = || {
+            let made = |how| matches!(how, How::Exclusively | How::Shared);
+            let locked = |node: &Arc<Node>| node.is_open() && self.readers.is_locked(node.id.0);
+            node.as_ref().is_some_and(locked)
+                || self.is_own(job.id, (&folder, name), node.as_deref(), made)
+        };
         if self.is_kept(job.id, at, name, temporary) {
             return self.retire(&change, &folder, &directory, name, (at, job.id), true);
         }
@@ -119,7 +125,9 @@ impl Cache {
                 !is_empty
                     || !node.same_for_all()
                     || self.is_kept(job.id, at, name, || {
-                        self.is_own(job.id, &folder, Some(node), |how| how == How::Exclusively)
+                        self.is_own(job.id, (&folder, name), Some(node), |how| {
+                            how == How::Exclusively
+                        })
                     })
             }
             None => false,
@@ -156,7 +164,7 @@ impl Cache {
     ) -> bool {
         let again = matches!(
             &step,
-            Some(Step::Remove { folder: was, name: was_name, .. })
+            Some(Step::Remove { folder: was, name: was_name })
                 if *was == folder.id && **was_name == *name.as_bytes()
         );
         // Those who can't be seen can't be told from each other.
@@ -164,7 +172,7 @@ impl Cache {
             return false;
         }
         let (folder, name) = (folder.id, name.as_bytes().into());
-        self.steps.set(caller, Step::Remove { folder, name, dead: None });
+        self.steps.set(caller, Step::Remove { folder, name });
         true
     }
 
@@ -173,23 +181,22 @@ impl Cache {
     fn is_empty_for(&self, job: &Job, node: &Arc<Node>) -> Result<bool> {
         let node = &self.tree.versioned(node);
         for (_, kept) in node.all_versions() {
-            let versions = kept.iter().map(|kept| Version {
-                what: (),
-                stage: kept.version.stage.clone(),
-            });
+            let versions =
+                kept.iter().map(|kept| Version { what: (), stage: kept.version.stage.clone() });
             if view::seen(versions, job.reader()).is_some() {
                 return Err(Errno::ENOTEMPTY);
             }
         }
         let directory = self.directory(node.id)?;
-        let listed = node.listed_by(job.id);
+        let listed = job.listed(node.id.0);
         let mut empty = true;
         for name in self.names_in(&directory)? {
             if self.is_private(node.id, super::tree::known_name(&name)) {
                 continue;
             }
             let Ok(status) = status(&*directory, &name) else { continue };
-            let added = self.tree.find(key(&status)).and_then(|node| node.added());
+            let found = self.tree.number_below(key(&status), kind(&status), node.face);
+            let added = self.additions.of(found, node.id, super::tree::known_name(&name));
             match (added, listed) {
                 (Some(added), Some(listed)) if added.by != job.id && added.at > listed => {
                     empty = false;
@@ -253,7 +260,7 @@ impl Cache {
         let node = self.tree.find(moved);
         let keeps = source.live
             && self.is_kept(job.id, at, name, || {
-                self.is_own(job.id, &folder, node.as_deref(), |_| true)
+                self.is_own(job.id, (&folder, name), node.as_deref(), |_| true)
             });
         let mut how = rustix::fs::RenameFlags::empty();
         how.set(rustix::fs::RenameFlags::EXCHANGE, exchange);
@@ -281,14 +288,14 @@ impl Cache {
             self.hide(&change, &folder, name, node.id, job.id);
         }
         if let Some(node) = &node {
-            self.note_moved(node, &job);
+            self.note_added(node.id, &job, (new_folder.id, new_name), How::Moved);
         }
         match target {
             Some((status, _)) if exchange => {
                 if let Some(node) = self.tree.find(key(&status)) {
                     self.tree.remove_place(&node, new_folder.id, new_name);
                     self.tree.add_place(&node, folder.id, name);
-                    self.note_moved(&node, &job);
+                    self.note_added(node.id, &job, (folder.id, name), How::Moved);
                 }
             }
             Some((_, descriptor)) => self.unnamed(new_folder.id, new_name, descriptor)?,
@@ -298,14 +305,6 @@ impl Cache {
             self.keep_moved(&folder, name, &source, node, (at, job.id))?;
         }
         Ok(())
-    }
-
-    fn note_moved(&self, node: &Node, job: &Job) {
-        let at = self.readers.tick();
-        node.note_added(Added { by: job.id, at, how: How::Moved });
-        if node.kind == Kind::Directory {
-            node.note_renamed(at);
-        }
     }
 
     /// Where what a job sees under a name lies in the store.

@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, OFlags, Statx};
+use smallvec::SmallVec;
 
 use super::Cache;
+use super::additions::How;
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
-use super::tree::{How, Node, RETIRED, known_name};
+use super::tree::{Kept, Node, Place, RETIRED, known_name};
 use super::view::{self, Moment, Stage, Version, is_lock_name};
 use crate::readers::Job;
 
@@ -90,11 +92,13 @@ pub(super) const ADMINISTRATOR: u64 = u64::MAX;
 #[derive(Clone, Debug)]
 struct Record {
     at: Moment,
-    /// Who removed it.
-    by: u64,
+    /// Who does not see it although they began before: first of all who removed it.
+    hidden: SmallVec<[u64; 1]>,
     /// Where it was; none if nobody saw it any more when it was removed.
     seen_as: Option<(Arc<Node>, Box<[u8]>)>,
     node: NodeId,
+    /// Its name in the folder of what is retired; none if it lies elsewhere.
+    lies: Option<Box<[u8]>>,
     since: Instant,
     /// A directory is measured after it was removed.
     amount: Option<Amount>,
@@ -103,7 +107,7 @@ struct Record {
 /// All that was removed and is not reclaimed.
 #[derive(Debug, Default)]
 pub(super) struct Retired {
-    /// By number, and so by moment.
+    /// By the number of the version that it is, and so in the order of removals.
     records: Mutex<BTreeMap<u64, Record>>,
     reaper: Mutex<Option<Sender<()>>>,
 }
@@ -149,17 +153,18 @@ impl Cache {
     pub(super) fn is_own(
         &self,
         job: u64,
-        folder: &Arc<Node>,
+        (folder, name): (&Arc<Node>, Name<'_>),
         node: Option<&Node>,
         wanted: impl FnOnce(How) -> bool,
     ) -> bool {
-        let Some(added) = node.and_then(Node::added) else { return false };
+        let added = node.and_then(|node| self.additions.of(node.id, folder.id, name));
+        let Some(added) = added else { return false };
         if added.by != job || added.how == How::Moved || !wanted(added.how) {
             return false;
         }
         let mut above = folder.clone();
         loop {
-            if above.renamed().is_some_and(|renamed| renamed > added.at) {
+            if self.additions.moved(above.id).is_some_and(|moved| moved > added.at) {
                 return false;
             }
             let Some(place) = above.place() else { return true };
@@ -194,13 +199,19 @@ impl Cache {
             }
             node
         };
-        if seen {
-            let hidden = [by].into();
-            self.add_version(folder, name, node.id, Stage::Retired { at, hidden });
-        }
+        let hidden = SmallVec::from_elem(by, 1);
+        let version = match seen {
+            true => {
+                let stage = Stage::Retired { at, hidden: hidden.clone() };
+                self.add_version(folder, name, node.id, stage)
+            }
+            false => self.next_number(),
+        };
         let seen_as = seen.then(|| (folder.clone(), name.as_bytes().into()));
         let amount = (kind != Kind::Directory).then(|| amount(&status));
-        self.record(Record { at, by, seen_as, node: node.id, since: Instant::now(), amount });
+        let (lies, since) = (Some(text.as_bytes().into()), Instant::now());
+        let record = Record { at, hidden, seen_as, node: node.id, lies, since, amount };
+        self.retired.records.lock().insert(version, record);
         if !seen || kind == Kind::Directory {
             self.retired.wake();
         }
@@ -215,31 +226,45 @@ impl Cache {
         node: NodeId,
         (at, by): (Moment, u64),
     ) {
-        self.add_version(folder, name, node, Stage::Retired { at, hidden: [by].into() });
+        let hidden = SmallVec::from_elem(by, 1);
+        let stage = Stage::Retired { at, hidden: hidden.clone() };
+        let version = self.add_version(folder, name, node, stage);
         let seen_as = Some((folder.clone(), name.as_bytes().into()));
-        // It lies where it lives.
-        let amount = Some(Amount::default());
-        self.record(Record { at, by, seen_as, node, since: Instant::now(), amount });
+        let (since, amount) = (Instant::now(), Some(Amount::default()));
+        let record = Record { at, hidden, seen_as, node, lies: None, since, amount };
+        self.retired.records.lock().insert(version, record);
     }
 
-    fn record(&self, record: Record) {
-        let number = self.next_number();
-        self.retired.records.lock().insert(number, record);
-    }
-
-    /// `job` does not see the kept version `number` of a name any more.
-    pub(super) fn hide(&self, _: &Change<'_>, folder: &Node, name: Name<'_>, what: NodeId, job: u64) {
+    /// `job` does not see that kept version of a name any more.
+    pub(super) fn hide(
+        &self,
+        _: &Change<'_>,
+        folder: &Node,
+        name: Name<'_>,
+        what: NodeId,
+        job: u64,
+    ) {
+        let mut numbers = SmallVec::<[u64; 1]>::new();
         self.tree.change_versions(folder, name.as_bytes(), |list| {
             for kept in list.iter_mut().filter(|kept| kept.version.what == what) {
                 if let Stage::Retired { hidden, .. } = &mut kept.version.stage {
                     hidden.push(job);
+                    numbers.push(kept.number);
                 }
             }
         });
+        let mut records = self.retired.records.lock();
+        for number in numbers {
+            if let Some(record) = records.get_mut(&number) {
+                record.hidden.push(job);
+            }
+        }
+        drop(records);
+        self.retired.wake();
     }
 
     /// The directory that was removed last under this name and is still kept.
-    fn retired_directory(&self, folder: &Node, name: Name<'_>) -> Option<(Arc<Node>, Stage)> {
+    fn retired_directory(&self, folder: &Node, name: Name<'_>) -> Option<(Arc<Node>, Kept)> {
         let kept = folder.versions(name);
         let newest = kept
             .iter()
@@ -250,7 +275,7 @@ impl Cache {
             .max_by_key(|(at, _)| *at)?;
         let node = self.tree.get(newest.1.version.what).ok()?;
         let here = node.place().is_some_and(|place| place.parent() == RETIRED);
-        (node.kind == Kind::Directory && here).then(|| (node, newest.1.version.stage.clone()))
+        (node.kind == Kind::Directory && here).then(|| (node, newest.1.clone()))
     }
 
     /// Brings a retired directory back under its name, empty for all but those who see what was in it
@@ -262,13 +287,14 @@ impl Cache {
         name: Name<'_>,
     ) -> Result<bool> {
         loop {
-            let Some((node, stage)) = self.retired_directory(folder, name) else {
+            let Some((node, kept)) = self.retired_directory(folder, name) else {
                 return Ok(false);
             };
             // Not under the name's lock: these names have locks of their own.
-            self.retire_contents(&node, &stage)?;
+            self.retire_contents(&node, &kept.version.stage)?;
             let _change = self.names.change(folder.id, name.as_bytes());
-            let still = self.retired_directory(folder, name).is_some_and(|(now, _)| now.id == node.id);
+            let still = self.retired_directory(folder, name);
+            let still = still.is_some_and(|(_, now)| now.number == kept.number);
             let Some(place) = node.place().filter(|_| still) else { continue };
             {
                 let _moving = self.moves.read();
@@ -278,23 +304,18 @@ impl Cache {
                     .map_err(errno)?;
                 self.tree.add_place(&node, folder.id, name);
             }
-            self.remove_retired(folder, name, node.id);
-            self.retired.records.lock().retain(|_, record| {
-                record.node != node.id
-                    || record.seen_as.as_ref().is_none_or(|(f, n)| f.id != folder.id || **n != *name.as_bytes())
-            });
+            self.remove_retired(folder, name, node.id, kept.number);
+            self.retired.records.lock().remove(&kept.number);
             return Ok(true);
         }
     }
 
     /// Takes a kept version out of its directory, and gives back what it held.
-    fn remove_retired(&self, folder: &Node, name: Name<'_>, what: NodeId) {
+    fn remove_retired(&self, folder: &Node, name: Name<'_>, what: NodeId, version: u64) {
         let mut removed = 0;
         self.tree.change_versions(folder, name.as_bytes(), |list| {
             let before = list.len();
-            list.retain(|kept| {
-                kept.version.what != what || !matches!(kept.version.stage, Stage::Retired { .. })
-            });
+            list.retain(|kept| kept.number != version);
             removed = before - list.len();
         });
         self.give_back(what, removed as u64);
@@ -354,7 +375,7 @@ impl Cache {
             for record in &records {
                 let version = Version {
                     what: (),
-                    stage: Stage::Retired { at: record.at, hidden: [record.by].into() },
+                    stage: Stage::Retired { at: record.at, hidden: record.hidden.clone() },
                 };
                 if record.seen_as.is_some() && view::seen([version], job.reader()).is_some() {
                     all.add(record.amount.unwrap_or_default());
@@ -391,52 +412,52 @@ impl Cache {
     /// in any case.
     pub(super) fn reclaim(&self) -> Option<Instant> {
         self.measure();
-        let needs = Needs::new(&self.readers.all(), self.options.keep);
+        let records: Vec<(u64, Record)> =
+            self.retired.records.lock().iter().map(|(n, record)| (*n, record.clone())).collect();
+        // Only now: whoever needs one of these began before it was removed.
+        let needs = Needs::new(self.readers.all(), self.options.keep);
         let now = Instant::now();
-        let (due, next) = {
-            let records = self.retired.records.lock();
-            let due: Vec<(u64, Record)> = records
-                .iter()
-                .filter(|(_, record)| needs.until(record).is_none_or(|until| until <= now))
-                .map(|(number, record)| (*number, record.clone()))
-                .collect();
-            let next = records.values().filter_map(|record| needs.until(record)).filter(|at| *at > now).min();
-            (due, next)
-        };
+        let (due, kept): (Vec<_>, Vec<_>) = records
+            .into_iter()
+            .partition(|(_, record)| needs.until(record).is_none_or(|until| until <= now));
+        let next = kept.iter().filter_map(|(_, record)| needs.until(record)).min();
         for (number, record) in due {
-            if needs.until(&record).is_some() && needs.anyone(&record) {
+            if needs.holders(&record).next().is_some() {
                 tracing::warn!(
                     name = %record.name(), kept_for = %needs.names(&record),
                     "kept for as long as --retain-for allows; running jobs may miss it now",
                 );
             }
-            self.reclaim_one(&record);
+            self.reclaim_one(number, &record);
             self.retired.records.lock().remove(&number);
         }
         next
     }
 
-    fn reclaim_one(&self, record: &Record) {
+    fn reclaim_one(&self, number: u64, record: &Record) {
         let Ok(node) = self.tree.get(record.node) else { return };
-        let place = match &record.seen_as {
+        let still_lies = match &record.seen_as {
             Some((folder, name)) => {
                 let name = known_name(name);
                 let _change = self.names.change(folder.id, name.as_bytes());
-                let place = node.place();
-                self.remove_retired(folder, name, record.node);
-                place
+                if !folder.versions(name).iter().any(|kept| kept.number == number) {
+                    // Brought back meanwhile.
+                    return;
+                }
+                let still_lies = record.still_lies(&node);
+                self.remove_retired(folder, name, record.node, number);
+                still_lies
             }
             None => {
-                let place = node.place();
+                let still_lies = record.still_lies(&node);
                 self.give_back(record.node, 1);
-                place
+                still_lies
             }
         };
-        // It may have been moved to somewhere else, or live there from the first.
-        let Some(place) = place.filter(|place| place.parent() == RETIRED) else { return };
+        let Some(place) = record.lies.as_ref().filter(|_| still_lies) else { return };
         let removed = match node.kind {
-            Kind::Directory => self.remove_tree(&place.name),
-            _ => self.unlink_in(&self.retired_folder, &place.name),
+            Kind::Directory => self.remove_tree(place),
+            _ => self.unlink_in((RETIRED, &self.retired_folder), place),
         };
         if let Err(errno) = removed {
             tracing::warn!(%errno, name = %record.name(), "can't reclaim; the next mount does");
@@ -459,7 +480,8 @@ impl Cache {
                         open.push((below, names, next));
                     }
                     Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO | Errno::EACCES) => {
-                        self.unlink_in(directory, &next)?;
+                        // Its node is found by its other names, if it has any.
+                        self.unlink_in((NodeId(0), directory), &next)?;
                     }
                     Err(Errno::ENOENT) => {}
                     Err(errno) => return Err(errno),
@@ -516,6 +538,13 @@ impl Cache {
 const IDLE: Duration = Duration::from_secs(3600);
 
 impl Record {
+    /// Whether it is still where it was put: it may have been moved to somewhere else.
+    fn still_lies(&self, node: &Node) -> bool {
+        let is_here =
+            |place: &Place| place.parent() == RETIRED && Some(&place.name) == self.lies.as_ref();
+        node.places().iter().any(is_here)
+    }
+
     fn name(&self) -> String {
         let name = self.seen_as.as_ref().map(|(_, name)| String::from_utf8_lossy(name));
         name.unwrap_or_default().into_owned()
@@ -524,40 +553,37 @@ impl Record {
 
 /// For whom things have to be kept.
 struct Needs {
-    /// The oldest two jobs that can be seen: one of them may have removed the thing himself.
-    oldest: Vec<Arc<Job>>,
+    /// The jobs that can be seen, the oldest first.
+    jobs: Vec<Arc<Job>>,
     /// There are callers whose pids can't be seen.
     unknown: bool,
     keep: Keep,
 }
 
 impl Needs {
-    fn new(jobs: &[Arc<Job>], keep: Keep) -> Needs {
-        let known = jobs.iter().filter(|job| job.id != Job::UNKNOWN);
-        Needs {
-            oldest: known.take(2).cloned().collect(),
-            unknown: jobs.iter().any(|job| job.id == Job::UNKNOWN),
-            keep,
-        }
+    fn new(mut jobs: Vec<Arc<Job>>, keep: Keep) -> Needs {
+        let all = jobs.len();
+        jobs.retain(|job| job.id != Job::UNKNOWN);
+        Needs { unknown: jobs.len() < all, jobs, keep }
     }
 
-    /// Whether a job that can be seen needs it.
-    fn anyone(&self, record: &Record) -> bool {
-        record.seen_as.is_some()
-            && self.oldest.iter().any(|job| job.id != record.by && job.began < record.at)
+    /// The jobs that can be seen and that need it.
+    fn holders(&self, record: &Record) -> impl Iterator<Item = &Arc<Job>> {
+        let older = self.jobs.iter().take_while(|job| job.began < record.at);
+        older.filter(|job| record.seen_as.is_some() && !record.hidden.contains(&job.id))
     }
 
     /// Until when it is kept at the longest; none: nobody needs it.
     fn until(&self, record: &Record) -> Option<Instant> {
-        if self.anyone(record) {
+        if self.holders(record).next().is_some() {
             return Some(record.since + self.keep.retain_for);
         }
-        let unknown = self.unknown && record.by != Job::UNKNOWN && record.seen_as.is_some();
+        let unknown = self.unknown && record.seen_as.is_some();
+        let unknown = unknown && !record.hidden.contains(&Job::UNKNOWN);
         unknown.then(|| record.since + self.keep.grace.min(self.keep.retain_for))
     }
 
     fn names(&self, record: &Record) -> String {
-        let holders = self.oldest.iter().filter(|job| job.began < record.at);
-        holders.map(|job| format!("pid {}", job.pid)).collect::<Vec<_>>().join(", ")
+        self.holders(record).map(|job| format!("pid {}", job.pid)).collect::<Vec<_>>().join(", ")
     }
 }

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::view::{Moment, Version};
+use super::view::Version;
 
 /// The node of the folder of versions that are being written.
 pub(super) const STAGED: NodeId = NodeId(u64::MAX - 1);
@@ -71,31 +71,9 @@ impl Place {
 struct State {
     places: SmallVec<[Place; 1]>,
     orphan: Option<Arc<OwnedFd>>,
-    /// How it got its name, while that is known.
-    added: Option<Box<Added>>,
-    /// Of a directory, once there is anything to say.
-    folder: Option<Box<Folder>>,
-}
-
-/// How a name came to stand for a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Added {
-    /// The job that did it.
-    pub(super) by: u64,
-    /// When.
-    pub(super) at: Moment,
-    pub(super) how: How,
-}
-
-/// What gave a name to a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How {
-    /// Made where nothing may have been (`O_EXCL`, `mkdir` and the like).
-    Exclusively,
-    /// Made by writing it.
-    Written,
-    /// Renamed or linked.
-    Moved,
+    /// Of a directory: the versions of its names that are not live. Absent until there are some, which
+    /// is nearly always; the live ones are in the store itself (SEMANTICS 1.1).
+    versions: Option<Box<Versions>>,
 }
 
 /// A version that is not live, and its number, by which listings go on and which never changes.
@@ -107,19 +85,7 @@ pub(super) struct Kept {
 
 pub(super) type KeptList = SmallVec<[Kept; 1]>;
 
-#[derive(Debug, Default)]
-struct Folder {
-    /// The versions of names that are not live; the live ones are in the store itself (SEMANTICS
-    /// 1.1). Nearly always empty.
-    versions: HashMap<Box<[u8]>, KeptList>,
-    /// Who listed it last, and when.
-    listed: SmallVec<[(u64, Moment); 2]>,
-    /// When it was renamed last.
-    renamed: Option<Moment>,
-}
-
-/// So many are remembered of those who listed a directory.
-const LISTERS: usize = 8;
+type Versions = HashMap<Box<[u8]>, KeptList>;
 
 /// A file or directory that the operating system knows.
 #[derive(Debug)]
@@ -156,16 +122,16 @@ impl Node {
 
     /// The versions of `name` in this directory that are not live.
     pub(super) fn versions(&self, name: Name<'_>) -> KeptList {
-        match &self.state.lock().folder {
-            Some(folder) => folder.versions.get(name.as_bytes()).cloned().unwrap_or_default(),
+        match &self.state.lock().versions {
+            Some(versions) => versions.get(name.as_bytes()).cloned().unwrap_or_default(),
             None => SmallVec::new(),
         }
     }
 
     /// All versions in this directory that are not live, by name.
     pub(super) fn all_versions(&self) -> Vec<(Box<[u8]>, KeptList)> {
-        match &self.state.lock().folder {
-            Some(folder) => folder.versions.iter().map(|(n, k)| (n.clone(), k.clone())).collect(),
+        match &self.state.lock().versions {
+            Some(versions) => versions.iter().map(|(n, kept)| (n.clone(), kept.clone())).collect(),
             None => Vec::new(),
         }
     }
@@ -174,54 +140,21 @@ impl Node {
     /// which has one for as long as it has versions.
     fn change_versions(&self, name: &[u8], change: impl FnOnce(&mut KeptList)) -> i8 {
         let mut state = self.state.lock();
-        let folder = state.folder.get_or_insert_default();
-        let before = folder.versions.is_empty();
-        let mut kept = folder.versions.remove(name).unwrap_or_default();
+        let had = state.versions.is_some();
+        let versions = state.versions.get_or_insert_default();
+        let mut kept = versions.remove(name).unwrap_or_default();
         change(&mut kept);
         if !kept.is_empty() {
-            folder.versions.insert(name.into(), kept);
+            versions.insert(name.into(), kept);
+        } else if versions.is_empty() {
+            state.versions = None;
         }
-        i8::from(before) - i8::from(folder.versions.is_empty())
+        i8::from(state.versions.is_some()) - i8::from(had)
     }
 
     /// Whether this directory looks the same to everyone.
     pub(super) fn same_for_all(&self) -> bool {
-        self.state.lock().folder.as_ref().is_none_or(|folder| folder.versions.is_empty())
-    }
-
-    /// How its newest name was added, if that is known.
-    pub(super) fn added(&self) -> Option<Added> {
-        self.state.lock().added.as_deref().copied()
-    }
-
-    pub(super) fn note_added(&self, added: Added) {
-        self.state.lock().added = Some(Box::new(added));
-    }
-
-    /// When this directory was renamed last.
-    pub(super) fn renamed(&self) -> Option<Moment> {
-        self.state.lock().folder.as_ref()?.renamed
-    }
-
-    pub(super) fn note_renamed(&self, at: Moment) {
-        self.state.lock().folder.get_or_insert_default().renamed = Some(at);
-    }
-
-    /// When that job listed this directory last, unless that was too long ago.
-    pub(super) fn listed_by(&self, job: u64) -> Option<Moment> {
-        let state = self.state.lock();
-        let listed = &state.folder.as_ref()?.listed;
-        listed.iter().find(|(id, _)| *id == job).map(|(_, at)| *at)
-    }
-
-    pub(super) fn note_listed(&self, job: u64, at: Moment) {
-        let mut state = self.state.lock();
-        let listed = &mut state.folder.get_or_insert_default().listed;
-        listed.retain(|(id, _)| *id != job);
-        if listed.len() == LISTERS {
-            listed.remove(0);
-        }
-        listed.push((job, at));
+        self.state.lock().versions.is_none()
     }
 
     /// One more handle is open.
@@ -499,9 +432,8 @@ impl Tree {
             return None;
         }
         // Under the table's lock nobody can take a new reference.
-        let (_, node) = self
-            .nodes
-            .remove_if(&id.0, |_, node| node.references.load(Ordering::Acquire) == 0)?;
+        let (_, node) =
+            self.nodes.remove_if(&id.0, |_, node| node.references.load(Ordering::Acquire) == 0)?;
         if node.face != 0 {
             self.faced.remove_if(&(node.key, node.face), |_, number| *number == id.0);
         }

@@ -74,10 +74,14 @@ fn rank(stage: &Stage, reader: Reader) -> Option<(u8, u64)> {
     }
 }
 
+/// Ends of names by which tools lock or recover: of lock files, and of what sqlite puts beside a
+/// database, whose mere being there has a meaning (<https://sqlite.org/tempfiles.html>).
+const LOCK_NAMES: [&[u8]; 6] = [b".lock", b".lck", b".pid", b"-journal", b"-wal", b"-shm"];
+
 /// Names by which tools lock: they stay on one inode while they are written (SEMANTICS 2.4), and
 /// nobody goes on seeing them once they are removed (3.7).
 pub fn is_lock_name(name: &[u8]) -> bool {
-    [&b".lock"[..], b".lck", b".pid"].iter().any(|suffix| name.ends_with(suffix))
+    LOCK_NAMES.iter().any(|suffix| name.ends_with(suffix))
 }
 
 #[cfg(test)]

@@ -81,8 +81,8 @@ impl Service for Running {
         json!({"mountpoint": self.mountpoint.to_string_lossy(), "readers": readers})
     }
 
-    fn clean(&self, paths: &[PathBuf]) -> Result<Value, String> {
-        let cleaned = self.cache.clean(&outermost(paths)).map_err(|error| match error {
+    fn clean(&self, paths: &[PathBuf], by: u32) -> Result<Value, String> {
+        let cleaned = self.cache.clean(&outermost(paths), by).map_err(|error| match error {
             CleanError::Absent(path) => format!(
                 "there is no {} in the mount; paths count from {}",
                 path.display(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::AtFlags;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -38,9 +39,9 @@ pub trait Service: Send + Sync + 'static {
     fn status(&self) -> Value;
     /// The `ok` part of a `readers` answer.
     fn readers(&self) -> Value;
-    /// Removes `paths`, or everything if there are none: the `ok` part of the answer, or what, why and
+    /// Removes `paths`, or everything if there are none, for the process `by`: the `ok` part of the answer, or what, why and
     /// what to do.
-    fn clean(&self, paths: &[PathBuf]) -> Result<Value, String>;
+    fn clean(&self, paths: &[PathBuf], by: u32) -> Result<Value, String>;
     /// Unmounts, or says what, why and what to do.
     fn unmount(&self, lazy: bool) -> Result<(), String>;
 }
@@ -129,7 +130,7 @@ impl Server {
 
     /// Answers line after line until the client leaves or misbehaves.
     async fn converse(&self, stream: UnixStream) -> io::Result<()> {
-        let peer = stream.peer_cred()?.uid();
+        let peer = stream.peer_cred()?;
         let mut stream = BufReader::new(stream);
         let mut line = Vec::new();
         loop {
@@ -159,7 +160,10 @@ impl Server {
         }
     }
 
-    async fn carry_out(&self, command: Command, peer: u32) -> Result<Value, String> {
+    async fn carry_out(&self, command: Command, peer: UCred) -> Result<Value, String> {
+        // 0 where the daemon can't see it.
+        let process = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+        let peer = peer.uid();
         let owner = rustix::process::geteuid().as_raw();
         if !command.only_reads() && peer != 0 && peer != owner {
             return Err(format!("not permitted for user {peer}; run as root or as user {owner}"));
@@ -171,7 +175,7 @@ impl Server {
         let work = tokio::task::spawn_blocking(move || match command {
             Command::Status => Ok(service.status()),
             Command::Readers => Ok(service.readers()),
-            Command::Clean { paths } => service.clean(&paths),
+            Command::Clean { paths } => service.clean(&paths, process),
             Command::Unmount { lazy } => service.unmount(lazy).map(|()| json!({})),
         });
         work.await.unwrap_or_else(|_| Err("the daemon failed at this; its log says why".into()))
@@ -199,7 +203,7 @@ mod tests {
         fn readers(&self) -> Value {
             json!({})
         }
-        fn clean(&self, _paths: &[PathBuf]) -> Result<Value, String> {
+        fn clean(&self, _paths: &[PathBuf], _by: u32) -> Result<Value, String> {
             Ok(json!({}))
         }
         fn unmount(&self, _lazy: bool) -> Result<(), String> {

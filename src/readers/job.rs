@@ -3,7 +3,13 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use lru::LruCache;
+use parking_lot::Mutex;
+
 use crate::cache::view::{Moment, Reader};
+
+/// So many directories are remembered that a job has listed, each for some tens of bytes.
+const MOST_LISTED: usize = 1 << 16;
 
 /// A job that uses the mount.
 #[derive(Debug)]
@@ -19,6 +25,8 @@ pub struct Job {
     /// When it began, by the clock.
     pub since: SystemTime,
     open: AtomicUsize,
+    /// The directories that it has listed, by their nodes, and when.
+    listed: Mutex<LruCache<u64, Moment>>,
     /// When it last used the mount, in milliseconds of the system's clock.
     touched: AtomicU64,
 }
@@ -36,6 +44,8 @@ impl Job {
             uid,
             since: SystemTime::now(),
             open: AtomicUsize::new(0),
+            // Unbounded to the map, which otherwise reserves room for all at once.
+            listed: Mutex::new(LruCache::unbounded()),
             touched: AtomicU64::new(millis(now)),
         }
     }
@@ -43,6 +53,20 @@ impl Job {
     /// As the view function knows it.
     pub fn reader(&self) -> Reader {
         Reader { id: self.id, began: self.began }
+    }
+
+    /// It lists a directory at this moment.
+    pub fn note_listed(&self, node: u64, at: Moment) {
+        let mut listed = self.listed.lock();
+        listed.put(node, at);
+        if listed.len() > MOST_LISTED {
+            listed.pop_lru();
+        }
+    }
+
+    /// When it last listed a directory, unless that was too many directories ago.
+    pub fn listed(&self, node: u64) -> Option<Moment> {
+        self.listed.lock().peek(&node).copied()
     }
 
     /// It has one more file or directory open.

@@ -92,9 +92,12 @@ impl Registry {
     }
 
     pub(super) fn job(&self, thread: u32, uid: u32) -> Arc<Job> {
-        self.seated(thread)
-            .or_else(|| self.find(thread, uid, true))
-            .unwrap_or_else(|| self.unknown(uid))
+        let found = self.seated(thread).or_else(|| self.find(thread, uid, true));
+        found.unwrap_or_else(|| match thread {
+            0 => self.unknown(uid),
+            // Killed while it asked: a job that has ended before anybody could need it.
+            _ => Arc::new(Job::new(self.tick(), thread, uid, self.system.now())),
+        })
     }
 
     pub(super) fn known(&self, thread: u32, uid: u32) -> Option<Arc<Job>> {
@@ -163,7 +166,7 @@ impl Registry {
     fn find(&self, thread: u32, uid: u32, may_begin: bool) -> Option<Arc<Job>> {
         let process = (thread != 0).then(|| self.system.process(thread)).flatten();
         let Some(process) = process else {
-            return self.unknown.get().cloned();
+            return (thread == 0).then(|| self.unknown.get().cloned()).flatten();
         };
         let cgroup = match self.options.grouping {
             Grouping::Tree => 0,
@@ -214,7 +217,11 @@ impl Registry {
         // Before a job begins: one whose end would not be noticed must not.
         if !crews.processes.contains_key(&process.pid) {
             if !self.system.watch(process.pid) {
-                return self.unknown.get().cloned();
+                return if may_begin {
+                    Some(self.unknown(uid))
+                } else {
+                    self.unknown.get().cloned()
+                };
             }
             self.changes.fetch_add(1, Ordering::AcqRel);
         }

@@ -60,6 +60,14 @@ impl Run {
         self
     }
 
+    pub(crate) fn envs<Name: AsRef<OsStr>, Value: AsRef<OsStr>>(
+        mut self,
+        variables: &[(Name, Value)],
+    ) -> Self {
+        self.command.envs(variables.iter().map(|(name, value)| (name, value)));
+        self
+    }
+
     pub(crate) fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
         self.command.env_remove(name);
         self

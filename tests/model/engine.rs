@@ -130,7 +130,15 @@ impl Engine {
         cache.mounted(Arc::new(Deaf));
         let nodes = cache.counts().nodes;
         let memory = remembers.then(Mutex::default);
-        Engine { cache, memory, nodes, system, places: Default::default(), last_pid: 100, directory }
+        Engine {
+            cache,
+            memory,
+            nodes,
+            system,
+            places: Default::default(),
+            last_pid: 100,
+            directory,
+        }
     }
 
     fn caller(&self, place: usize) -> Caller {
@@ -193,8 +201,7 @@ impl Engine {
             Some((node, _)) => (node, self.cache.open(caller, node, flags(how))?),
             None if how.creates() => {
                 let name = name(text);
-                let (entry, opened) =
-                    self.cache.create(caller, parent, name, 0o644, flags(how))?;
+                let (entry, opened) = self.cache.create(caller, parent, name, 0o644, flags(how))?;
                 (known.take(&entry).0, opened)
             }
             None => return Err(Errno::ENOENT),
@@ -310,7 +317,9 @@ impl Engine {
                     None => {}
                 }
                 let name = self::name(last);
-                self.cache.make_link(caller, node, parent, name).map(|new| known.1.push(new.attributes.node))
+                self.cache
+                    .make_link(caller, node, parent, name)
+                    .map(|new| known.1.push(new.attributes.node))
             }
             _ if found.is_some() => Err(Errno::EEXIST),
             Act::Mkdir(_) => {
@@ -445,15 +454,13 @@ impl World for Engine {
                 self.places[place].pid = 0;
                 Ok(String::new())
             }
-            _ => self
-                .again_if_stale(|known| self.by_path(caller, known, act, text))
-                .map(nothing),
+            _ => self.again_if_stale(|known| self.by_path(caller, known, act, text)).map(nothing),
         };
         done.map_err(Errno::raw)
     }
 
     fn clean(&mut self, path: &str) -> Outcome {
-        match self.cache.clean(&[PathBuf::from(path)]) {
+        match self.cache.clean(&[PathBuf::from(path)], 0) {
             Ok(_) => Ok(String::new()),
             Err(CleanError::Absent(_)) => Err(libc::ENOENT),
             Err(error) => panic!("{error}"),

@@ -20,10 +20,10 @@ mod model;
 mod mounted;
 mod program;
 
-use engine::Engine;
 use common::Mount;
-use mounted::{Ground, Mounted};
+use engine::Engine;
 use model::Model;
+use mounted::{Ground, Mounted};
 use program::{Step, agree, programs};
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
@@ -46,7 +46,8 @@ fn soak(steps: usize, run: impl Fn(&[Step]) -> Result<(), String>) {
     match result {
         Ok(()) => {}
         Err(TestError::Fail(why, program)) => {
-            let steps: Vec<String> = program.iter().map(|step| format!("    {step:?},\n")).collect();
+            let steps: Vec<String> =
+                program.iter().map(|step| format!("    {step:?},\n")).collect();
             panic!("{why}\nin the program\n[\n{}]", steps.concat());
         }
         Err(error) => panic!("{error}"),

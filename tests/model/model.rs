@@ -163,7 +163,15 @@ impl Model {
     /// Puts a new version where this job sees none or is to see it instead.
     fn put(&mut self, at: (Id, &str), node: Id, stage: Stage, job: Job, is_lock: bool) {
         let added = (self.tick(), job);
-        let version = Version { node, stage, maker: Some(job), is_lock, added, replaces: None, is_old: false };
+        let version = Version {
+            node,
+            stage,
+            maker: Some(job),
+            is_lock,
+            added,
+            replaces: None,
+            is_old: false,
+        };
         self.versions(at).push(version);
     }
 
@@ -174,7 +182,9 @@ impl Model {
         let versions = self.versions(at);
         for version in versions.iter_mut() {
             match &mut version.stage {
-                Stage::Staged(by) if *by == job => version.stage = Stage::Retired(0, BTreeSet::new()),
+                Stage::Staged(by) if *by == job => {
+                    version.stage = Stage::Retired(0, BTreeSet::new())
+                }
                 Stage::Live => version.stage = Stage::Retired(moment, readers.clone()),
                 Stage::Retired(_, readers) => drop(readers.remove(&job)),
                 Stage::Staged(_) => {}
@@ -377,7 +387,8 @@ impl Model {
             staged.added = old.added;
         } else {
             staged.added = (self.tick(), job);
-            (staged.maker, staged.is_lock) = (Some(job), staged.is_lock && staged.replaces.is_none());
+            (staged.maker, staged.is_lock) =
+                (Some(job), staged.is_lock && staged.replaces.is_none());
         }
         staged.stage = Stage::Live;
         staged.replaces = None;
@@ -395,7 +406,8 @@ impl Model {
             Node::Symlink(_) => Err(libc::ELOOP),
             Node::Directory(_) => Err(libc::EISDIR),
             Node::File(text) if how.truncates() => {
-                let is_shared = text.is_empty() || is_lock_like(at.1)
+                let is_shared = text.is_empty()
+                    || is_lock_like(at.1)
                     || self.names_of(version.node) > 1
                     || self.is_lock(version.node);
                 let is_live = self.links(version.node) > 0;
@@ -409,9 +421,7 @@ impl Model {
                 }
                 let node = self.add(Node::File(String::new()));
                 self.put(at, node, Stage::Staged(job), job, false);
-                if let (Some(new), Stage::Live) =
-                    (self.versions(at).last_mut(), version.stage)
-                {
+                if let (Some(new), Stage::Live) = (self.versions(at).last_mut(), version.stage) {
                     (new.maker, new.is_lock) = (version.maker, version.is_lock);
                     new.replaces = Some(version.node);
                 }
@@ -423,9 +433,8 @@ impl Model {
 
     /// Somebody creates it exclusively.
     fn is_taken(&self, at: (Id, &str)) -> bool {
-        let is_it = |v: &Version| {
-            matches!(v.stage, Stage::Staged(_)) && v.is_lock && v.replaces.is_none()
-        };
+        let is_it =
+            |v: &Version| matches!(v.stage, Stage::Staged(_)) && v.is_lock && v.replaces.is_none();
         self.names(at.0).is_ok_and(|names| names.get(at.1).is_some_and(|v| v.iter().any(is_it)))
     }
 
@@ -481,7 +490,8 @@ impl Model {
 
     /// Where a job stages that file.
     fn staged_at(&self, job: Job, file: Id) -> Option<(Id, String)> {
-        let is_it = |v: &Version| v.node == file && matches!(v.stage, Stage::Staged(by) if by == job);
+        let is_it =
+            |v: &Version| v.node == file && matches!(v.stage, Stage::Staged(by) if by == job);
         self.nodes.iter().enumerate().find_map(|(id, node)| match node {
             Node::Directory(names) => {
                 names.iter().find(|(_, v)| v.iter().any(is_it)).map(|(name, _)| (id, name.clone()))
@@ -617,7 +627,9 @@ impl World for Model {
                 handles.push(Handle { node, how, at: 0 });
                 Ok(())
             }),
-            Act::Write(_) | Act::Read(_) | Act::Close(_) => return self.on_handle(place, act, text),
+            Act::Write(_) | Act::Read(_) | Act::Close(_) => {
+                return self.on_handle(place, act, text);
+            }
             Act::Unlink(path) => self.parent(job, path).and_then(|at| self.unlink(job, at)),
             Act::Mkdir(path) => self.parent(job, path).and_then(|at| self.mkdir(job, at)),
             Act::Rmdir(path) => self.parent(job, path).and_then(|at| self.rmdir(job, at)),

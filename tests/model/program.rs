@@ -17,8 +17,8 @@ pub(crate) const NAMES: [&str; 3] = ["a", "b", "c.lock"];
 pub(crate) const DOOR: &str = "door";
 
 const PATHS: [&str; 14] = [
-    "a", "b", "c.lock", "a/a", "a/b", "b/a", "b/b", "a/c.lock", "b/c.lock", "a/a/a", "a/a/b", "a/b/a",
-    "b/a/a", "b/b/b",
+    "a", "b", "c.lock", "a/a", "a/b", "b/a", "b/b", "a/c.lock", "b/c.lock", "a/a/a", "a/a/b",
+    "a/b/a", "b/a/a", "b/b/b",
 ];
 
 /// How a file is opened.

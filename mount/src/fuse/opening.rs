@@ -64,7 +64,9 @@ impl<V: Volume> Adapter<V> {
         opened: &Opened,
         open_backing: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> (Option<Arc<BackingId>>, FopenFlags) {
-        let route = self.ways.open(node, flags, || {
+        // Who reads what he alone has written asks for that, too.
+        let reading = if opened.alone { flags - OpenFlags::READ } else { flags };
+        let route = self.ways.open(node, reading, || {
             let file = self
                 .ask(Op::Backing, |volume| volume.backing(opened.handle))
                 .map_err(|errno| io::Error::from_raw_os_error(errno.raw()))?;
@@ -73,7 +75,8 @@ impl<V: Volume> Adapter<V> {
         });
         let mut answer = FopenFlags::empty();
         answer.set(FopenFlags::FOPEN_NOFLUSH, !opened.wants_flush);
-        answer.set(FopenFlags::FOPEN_DIRECT_IO, matches!(route, Route::Direct(_)));
+        let direct = opened.alone || matches!(route, Route::Direct(_));
+        answer.set(FopenFlags::FOPEN_DIRECT_IO, direct);
         answer.set(FopenFlags::FOPEN_KEEP_CACHE, matches!(route, Route::PageCache { keep: true }));
         let backing = match route {
             Route::Passthrough(id) => Some(id),
