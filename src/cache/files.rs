@@ -19,7 +19,7 @@ use super::handles::{Handle, Open, Target};
 use super::lookup::Step;
 use super::name_locks::Change;
 use super::namespace::mode;
-use super::publish::{Draft, Drafting, Making, Start, staged_by};
+use super::publish::{Draft, Drafting, Making, Old, Start, staged_by};
 use super::resolve::{errno, key, kind, open_at, status};
 use super::tree::Node;
 use super::view::is_lock_name;
@@ -195,7 +195,8 @@ impl Cache {
         let in_place = |(old, live): (&Arc<Node>, Statx)| self.is_emptied_in_place(old, &live);
         let created = if replaces && !old.as_ref().zip(live).is_some_and(in_place) {
             let drafting = Drafting { folder: &folder, name, kept: &kept, job: &job };
-            self.create_draft(caller, &change, &drafting, old.as_deref(), permissions, flags)
+            let replaced = live.map(|status| Old { status, node: old.clone() });
+            self.create_draft(caller, &change, &drafting, replaced, permissions, flags)
         } else {
             Ok(None)
         };
@@ -225,7 +226,7 @@ impl Cache {
         caller: &Caller,
         change: &Change<'_>,
         drafting: &Drafting<'_>,
-        old: Option<&Node>,
+        old: Option<Old>,
         permissions: u16,
         flags: OpenFlags,
     ) -> Result<Option<(Arc<Draft>, File)>> {
@@ -234,7 +235,7 @@ impl Cache {
         let draft = match (shared, old) {
             (Some(Start::Live), _) => return Ok(None),
             (Some(Start::Draft(draft)), _) => draft,
-            (None, Some(old)) => self.stage_like(change, drafting, old)?,
+            (None, Some(old)) => self.stage_like(change, drafting, &old)?,
             (None, None) => {
                 let making = if exclusive { Making::Exclusive } else { Making::New };
                 let (flags, mode) = (store_flags(flags), mode(permissions));

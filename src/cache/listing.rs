@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cachefs_mount::{
@@ -237,7 +238,7 @@ impl Cache {
     /// Puts one entry into the sink; false when there is no room for it.
     fn list_one(
         &self,
-        directory: &Node,
+        directory: &Arc<Node>,
         versioned: &Node,
         descriptor: &OwnedFd,
         raw: &Raw<'_>,
@@ -257,10 +258,9 @@ impl Cache {
         if self.is_private(directory.id, name) {
             return Ok(true);
         }
-        let kept = versioned.versions(name);
         let plain = !sink.wants_attributes();
         if plain
-            && kept.is_empty()
+            && versioned.versions(name).is_empty()
             && let Some(kind) = raw.kind
         {
             let key = FileKey { device: directory.key.device, inode: raw.inode };
@@ -268,16 +268,17 @@ impl Cache {
             return Ok(sink.take(&bare(number, kind)));
         }
         // A name that went away meanwhile is left out.
-        let Ok(status) = status(descriptor, raw.name.as_bytes()) else { return Ok(true) };
-        let entry = match kept.is_empty() {
-            true => self.found(directory.id, name, &status),
-            false => match self.choose(&kept, Some(status), reader) {
-                Seen::Kept(id) => return Ok(self.list_kept(raw.name, id, raw.next, sink)),
-                _ => {
-                    let entry = self.found(directory.id, name, &status);
-                    Entry { name_valid: Duration::ZERO, ..entry }
-                }
-            },
+        let Ok((Some(live), kept)) = self.look(directory, descriptor, name) else {
+            return Ok(true);
+        };
+        let entry = match self.choose_or_give_back(&kept, Some(live), reader) {
+            Seen::Live(live) if kept.is_empty() => self.entry(live.node.id, &live.status),
+            Seen::Live(live) => {
+                let entry = self.entry(live.node.id, &live.status);
+                Entry { name_valid: Duration::ZERO, ..entry }
+            }
+            Seen::Kept(id) => return Ok(self.list_kept(raw.name, id, raw.next, sink)),
+            Seen::Nothing => return Ok(true),
         };
         let listed = Listed {
             node: entry.attributes.node,

@@ -1,5 +1,6 @@
 //! What a name stands for, for whom.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use dashmap::DashMap;
 use rustix::fs::Statx;
 
 use super::Cache;
+use super::publish::Old;
 use super::resolve::{key, kind, status};
 use super::tree::{KeptList, Node};
 use super::view::{self, Moment, Reader, Version};
@@ -19,10 +21,17 @@ const NOBODY: Reader = Reader { id: u64::MAX - 1, began: Moment(u64::MAX) };
 /// What a caller sees under a name.
 pub(super) enum Seen {
     /// The live version, which lies in the store.
-    Live(Statx),
+    Live(Live),
     /// A version that does not.
     Kept(NodeId),
     Nothing,
+}
+
+/// A live version: its status and its node, with one more reference.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) status: Statx,
+    pub(super) node: Arc<Node>,
 }
 
 /// What a caller was told to come again for (`ESTALE`): he looks the name up once more, and gets a
@@ -81,14 +90,20 @@ impl Cache {
         }
         let folder = self.tree.get(parent)?;
         let (seen, valid) = self.see(caller, &folder, name)?;
-        if let Some(step) = self.steps.of(caller)
-            && let Some(entry) = self.next_step(caller, &folder, name, &seen, step)?
-        {
-            return Ok(Lookup::Found(entry));
+        if let Some(step) = self.steps.of(caller) {
+            let entry = self.next_step(caller, &folder, name, &seen, step);
+            if !matches!(entry, Ok(None)) {
+                if let Seen::Live(live) = seen {
+                    self.give_back(live.node.id, 1);
+                }
+                return entry.map(|entry| {
+                    entry.map_or(Lookup::Absent { valid: Duration::ZERO }, Lookup::Found)
+                });
+            }
         }
         match seen {
-            Seen::Live(status) => {
-                let entry = self.found(parent, name, &status);
+            Seen::Live(live) => {
+                let entry = self.entry(live.node.id, &live.status);
                 Ok(Lookup::Found(Entry { name_valid: valid, ..entry }))
             }
             Seen::Kept(node) => match self.kept_entry(node) {
@@ -111,20 +126,56 @@ impl Cache {
         name: Name<'_>,
     ) -> Result<(Seen, Duration)> {
         let directory = self.directory(folder.id)?;
+        let (live, kept) = self.look(folder, &directory, name)?;
+        if kept.is_empty() {
+            return Ok((live.map_or(Seen::Nothing, Seen::Live), FOREVER));
+        }
+        Ok((self.choose_or_give_back(&kept, live, self.reader(caller)), Duration::ZERO))
+    }
+
+    /// The versions of a name: the live one, with one more reference, and those that are kept.
+    pub(super) fn look(
+        &self,
+        folder: &Arc<Node>,
+        directory: &OwnedFd,
+        name: Name<'_>,
+    ) -> Result<(Option<Live>, KeptList)> {
         let versioned = self.tree.versioned(folder);
-        let (live, kept) = self.names.look(versioned.id, name.as_bytes(), || {
-            let live = match status(&*directory, name.as_bytes()) {
-                Ok(status) => Ok(Some(status)),
+        let look = || {
+            let live = match status(directory, name.as_bytes()) {
+                // Known before somebody can replace it, and so found by who does.
+                Ok(status) => {
+                    let (key, kind) = (key(&status), kind(&status));
+                    let node = self.tree.know(key, kind, folder.id, name);
+                    Ok(Some(Live { status, node }))
+                }
                 Err(Errno::ENOENT) => Ok(None),
                 Err(errno) => Err(errno),
             };
             (live, versioned.versions(name))
-        });
-        let live = live?;
-        if kept.is_empty() {
-            return Ok((live.map_or(Seen::Nothing, Seen::Live), FOREVER));
+        };
+        let undo = |(live, _): (Result<Option<Live>>, KeptList)| {
+            if let Ok(Some(live)) = live {
+                self.give_back(live.node.id, 1);
+            }
+        };
+        let (live, kept) = self.names.look(versioned.id, name.as_bytes(), look, undo);
+        Ok((live?, kept))
+    }
+
+    /// The view function's answer; a reference to what is not seen is given back.
+    pub(super) fn choose_or_give_back(
+        &self,
+        kept: &KeptList,
+        live: Option<Live>,
+        reader: Reader,
+    ) -> Seen {
+        let node = live.as_ref().map(|live| live.node.id);
+        let seen = self.choose(kept, live, reader);
+        if let (Some(node), Seen::Kept(_) | Seen::Nothing) = (node, &seen) {
+            self.give_back(node, 1);
         }
-        Ok((self.choose(&kept, live, self.reader(caller)), Duration::ZERO))
+        seen
     }
 
     /// As the view function knows the caller.
@@ -133,12 +184,12 @@ impl Cache {
     }
 
     /// The view function's answer.
-    pub(super) fn choose(&self, kept: &KeptList, live: Option<Statx>, reader: Reader) -> Seen {
+    pub(super) fn choose(&self, kept: &KeptList, live: Option<Live>, reader: Reader) -> Seen {
         let others = kept.iter().map(|kept| Version {
             what: Seen::Kept(kept.version.what),
             stage: kept.version.stage.clone(),
         });
-        let live = live.map(|status| Version::live(Seen::Live(status)));
+        let live = live.map(|live| Version::live(Seen::Live(live)));
         view::seen(others.chain(live), reader).unwrap_or(Seen::Nothing)
     }
 
@@ -168,15 +219,19 @@ impl Cache {
         step: Step,
     ) -> Result<Option<Entry>> {
         let id = match seen {
-            Seen::Live(status) => self.tree.number_below(key(status), kind(status), folder.face),
+            Seen::Live(live) => live.node.id,
             Seen::Kept(id) => *id,
             Seen::Nothing => return Ok(None),
         };
         let versioned = self.tree.versioned(folder);
         match step {
             Step::Replace(node) if node == id => {
-                let node = self.tree.get(id)?;
-                let entry = self.begin_replacing(caller, &versioned, name, &node)?;
+                let status = match seen {
+                    Seen::Live(live) => live.status,
+                    _ => self.node_status(&*self.tree.get(id)?)?,
+                };
+                let old = Old { status, node: self.tree.get(id).ok() };
+                let entry = self.begin_replacing(caller, &versioned, name, &old)?;
                 self.steps.set(caller, Step::OpenDraft);
                 Ok(Some(entry))
             }
@@ -184,7 +239,7 @@ impl Cache {
                 if wanted == versioned.id && *wanted_name == *name.as_bytes() =>
             {
                 let status = match seen {
-                    Seen::Live(status) => *status,
+                    Seen::Live(live) => live.status,
                     _ => self.node_status(&*self.tree.get(id)?)?,
                 };
                 if kind(&status) != Kind::Directory {

@@ -89,8 +89,14 @@ impl NameLocks {
     }
 
     /// Does `look`, which finds out about a name in several steps, until nobody has changed the name
-    /// meanwhile.
-    pub(super) fn look<T>(&self, parent: NodeId, name: &[u8], look: impl Fn() -> T) -> T {
+    /// meanwhile; `undo` takes back what it did when somebody had.
+    pub(super) fn look<T>(
+        &self,
+        parent: NodeId,
+        name: &[u8],
+        look: impl Fn() -> T,
+        undo: impl Fn(T),
+    ) -> T {
         let lock = &self.locks[self.index(parent, name)];
         for _ in 0..TRIES {
             let before = lock.changes.load(Ordering::Acquire);
@@ -102,6 +108,7 @@ impl NameLocks {
             if lock.changes.load(Ordering::Relaxed) == before {
                 return found;
             }
+            undo(found);
         }
         let _nobody_changes = lock.mutex.lock();
         look()
@@ -136,9 +143,8 @@ mod tests {
                 done.store(true, Ordering::Relaxed);
             });
             while !done.load(Ordering::Relaxed) {
-                let [a, b] = locks.look(NodeId::ROOT, b"name", || {
-                    [0, 1].map(|place: usize| places[place].load(Ordering::Relaxed))
-                });
+                let look = || [0, 1].map(|place: usize| places[place].load(Ordering::Relaxed));
+                let [a, b] = locks.look(NodeId::ROOT, b"name", look, |_| {});
                 assert_eq!(a, b);
             }
         });

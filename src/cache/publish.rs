@@ -94,6 +94,13 @@ pub(super) struct Drafting<'a> {
     pub(super) job: &'a Job,
 }
 
+/// A file that is to be replaced.
+pub(super) struct Old {
+    pub(super) status: Statx,
+    /// If it is known still.
+    pub(super) node: Option<Arc<Node>>,
+}
+
 /// What becomes of an open that creates or replaces.
 pub(super) enum Start {
     /// It writes a draft, of which it gets a descriptor with the next open.
@@ -142,9 +149,6 @@ impl Cache {
     ) -> Result<Option<Start>> {
         let Drafting { folder, name, kept, job } = *drafting;
         for draft in self.others(kept, job.id) {
-            if draft.making == Making::Exclusive {
-                continue;
-            }
             if self.readers.is_locked(draft.node.0) {
                 self.publish_common(change, &draft)?;
                 return Ok(Some(Start::Live));
@@ -177,9 +181,7 @@ impl Cache {
     ) -> Result<()> {
         for draft in self.others(kept, job.id) {
             let unwritten = !draft.written.load(Ordering::Relaxed);
-            if draft.making != Making::Exclusive
-                && (unwritten || self.readers.is_locked(draft.node.0))
-            {
+            if unwritten || self.readers.is_locked(draft.node.0) {
                 return self.publish_common(change, &draft);
             }
         }
@@ -232,13 +234,13 @@ impl Cache {
         number
     }
 
-    /// The answer to one who begins to replace `node`, which he met as `name`: the draft.
+    /// The answer to one who begins to replace a file that he met as `name`: the draft.
     pub(super) fn begin_replacing(
         &self,
         caller: &Caller,
         folder: &Arc<Node>,
         name: Name<'_>,
-        node: &Node,
+        old: &Old,
     ) -> Result<Entry> {
         let job = self.readers.job(caller);
         let change = self.names.change(folder.id, name.as_bytes());
@@ -253,7 +255,7 @@ impl Cache {
                 let directory = self.directory(folder.id)?;
                 return Ok(self.found(folder.id, name, &status(&*directory, name.as_bytes())?));
             }
-            None => self.stage_like(&change, &drafting, node)?,
+            None => self.stage_like(&change, &drafting, old)?,
         };
         self.kept_entry(shared.node)
     }
@@ -273,7 +275,8 @@ impl Cache {
             return Ok(self.draft_of(own, job.id));
         }
         let drafting = Drafting { folder: &folder, name, kept: &kept, job };
-        self.stage_like(&change, &drafting, node).map(Some)
+        let old = Old { status: self.node_status(node)?, node: self.tree.get(node.id).ok() };
+        self.stage_like(&change, &drafting, &old).map(Some)
     }
 
     /// A draft that has the owner, the mode and the extended attributes of what it is to replace.
@@ -281,9 +284,8 @@ impl Cache {
         &self,
         change: &Change<'_>,
         drafting: &Drafting<'_>,
-        node: &Node,
+        Old { status: old, node }: &Old,
     ) -> Result<Arc<Draft>> {
-        let old = self.node_status(node)?;
         let mode = Mode::from_raw_mode(u32::from(old.stx_mode & super::attributes::PERMISSIONS));
         let (making, flags) = (Making::Other, OFlags::RDWR);
         let (draft, file) = self.stage(change, drafting, making, flags, mode)?;
@@ -293,7 +295,9 @@ impl Cache {
             // Who may not give files away has a store where all files are his own, or nearly.
             let _ = rustix::fs::fchown(&file, Some(owner), Some(group));
         }
-        self.copy_xattrs(node, &file);
+        if let Some(node) = node {
+            self.copy_xattrs(node, &file);
+        }
         Ok(draft)
     }
 
@@ -421,9 +425,9 @@ impl Cache {
             rustix::fs::renameat(from, &*place.name, to, name.as_bytes()).map_err(errno)?;
             self.tree.add_place(&node, parent, name);
             self.tree.remove_place(&node, STAGED, super::tree::known_name(&place.name));
-        }
-        if let Some(victim) = replaced {
-            self.unnamed(parent, name, victim)?;
+            if let Some(victim) = replaced {
+                self.unnamed(parent, name, victim)?;
+            }
         }
         let exclusive = draft.making == Making::Exclusive;
         let how = if exclusive { How::Exclusively } else { How::Written };
@@ -559,10 +563,8 @@ impl Cache {
     /// Removes a file by its name in a folder of the store; those who have it open keep it.
     pub(super) fn unlink_in(&self, (id, folder): (NodeId, &OwnedFd), name: &[u8]) -> Result<()> {
         let victim = open_at(folder, name, OFlags::PATH)?;
-        {
-            let _moving = self.moves.read();
-            rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(errno)?;
-        }
+        let _moving = self.moves.read();
+        rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(errno)?;
         self.unnamed(id, super::tree::known_name(name), victim)
     }
 }

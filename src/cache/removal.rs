@@ -66,14 +66,13 @@ impl Cache {
         if self.is_kept(job.id, at, name, temporary) {
             return self.retire(&change, &folder, &directory, name, (at, job.id), true);
         }
-        {
-            let _moving = self.moves.read();
-            rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::empty()).map_err(errno)?;
-        }
+        let _moving = self.moves.read();
+        rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::empty()).map_err(errno)?;
         self.unnamed(folder.id, name, victim)
     }
 
-    /// `victim` has just lost this name, and perhaps its last.
+    /// `victim` has just lost this name, and perhaps its last. To be called before [`Cache::moves`] is
+    /// unlocked.
     pub(super) fn unnamed(&self, parent: NodeId, name: Name<'_>, victim: OwnedFd) -> Result<()> {
         let status = status(&victim, b"")?;
         let key = key(&status);
@@ -134,11 +133,9 @@ impl Cache {
         };
         if !kept {
             if let Some(victim) = victim {
-                {
-                    let _moving = self.moves.read();
-                    rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::REMOVEDIR)
-                        .map_err(errno)?;
-                }
+                let _moving = self.moves.read();
+                rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::REMOVEDIR)
+                    .map_err(errno)?;
                 self.unnamed(folder.id, name, victim)?;
             }
             return Ok(());
@@ -266,21 +263,19 @@ impl Cache {
         how.set(rustix::fs::RenameFlags::EXCHANGE, exchange);
         let no_replace = flags.contains(RenameFlags::NO_REPLACE);
         how.set(rustix::fs::RenameFlags::NOREPLACE, no_replace);
-        {
-            let _moving = self.moves.read();
-            let (at_name, to_name) = (&*source.name, new_name.as_bytes());
-            if how.is_empty() {
-                // Also for filesystems that know no flags.
-                rustix::fs::renameat(&*source.directory, at_name, &*to, to_name).map_err(errno)?;
-            } else {
-                rustix::fs::renameat_with(&*source.directory, at_name, &*to, to_name, how)
-                    .map_err(errno)?;
-            }
-            if let Some(node) = &node {
-                let place = super::tree::known_name(&source.name);
-                self.tree.remove_place(node, source.folder, place);
-                self.tree.add_place(node, new_folder.id, new_name);
-            }
+        let _moving = self.moves.read();
+        let (at_name, to_name) = (&*source.name, new_name.as_bytes());
+        if how.is_empty() {
+            // Also for filesystems that know no flags.
+            rustix::fs::renameat(&*source.directory, at_name, &*to, to_name).map_err(errno)?;
+        } else {
+            rustix::fs::renameat_with(&*source.directory, at_name, &*to, to_name, how)
+                .map_err(errno)?;
+        }
+        if let Some(node) = &node {
+            let place = super::tree::known_name(&source.name);
+            self.tree.remove_place(node, source.folder, place);
+            self.tree.add_place(node, new_folder.id, new_name);
         }
         if !source.live
             && let Some(node) = &node

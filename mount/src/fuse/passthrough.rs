@@ -60,8 +60,9 @@ pub(super) enum Route {
 enum Way {
     /// All go through the page cache.
     PageCache,
-    /// None does: those who read use passthrough, those who only write ask the daemon, who alone can
-    /// mend a store that is full. Both meet in the page cache of the store's file.
+    /// None does: those who read use passthrough, unless somebody only writes already; those who only
+    /// write ask the daemon, who alone can mend a store that is full. All meet in the page cache of the
+    /// store's file.
     Around(Option<Arc<BackingId>>),
 }
 
@@ -153,6 +154,9 @@ impl Shard {
                 Route::Direct(id.clone())
             }
             Way::Around(Some(id)) => Route::Passthrough(id.clone()),
+            // A writer has been answered without a backing id. If the kernel heard of one for another
+            // open before it gets to that answer, it would refuse it.
+            Way::Around(None) if active.opens > 1 => Route::Direct(None),
             Way::Around(none) => {
                 if let Some(id) = kept.get(&node.0) {
                     return Route::Passthrough(none.insert(id.clone()).clone());
@@ -170,8 +174,6 @@ impl Shard {
                         }
                         Route::Passthrough(id)
                     }
-                    // Nobody can tell the page cache of what goes around it.
-                    Err(_) if active.opens > 1 => Route::Direct(None),
                     Err(error) => {
                         tracing::debug!(node = node.0, %error, "no passthrough for this file");
                         active.way = Way::PageCache;
