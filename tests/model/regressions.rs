@@ -5,10 +5,11 @@ use crate::program::Act::{
 };
 use crate::program::How::{Create, New, Shared};
 use crate::program::Step::{self, Clean, Job};
+use crate::program::Tricky;
 
 #[track_caller]
 fn agrees(program: &[Step]) {
-    if let Err(why) = crate::in_the_engine(program) {
+    if let Err(why) = crate::in_the_engine(program, Tricky::Done) {
         panic!("{why}");
     }
 }
@@ -19,7 +20,7 @@ fn agrees_in_a_mount(program: &[Step]) {
     agrees(program);
     let mut ground = crate::Ground::new();
     let mut mounted = crate::Mounted::new(&mut ground);
-    if let Err(why) = crate::agree(program, &mut crate::Model::new(), &mut mounted) {
+    if let Err(why) = crate::agree(program, &mut crate::Model::new(), &mut mounted, Tricky::Done) {
         panic!("(in a mount) {why}");
     }
 }
