@@ -16,6 +16,7 @@ mod conformance;
 
 mod contract;
 mod engine;
+mod interleavings;
 mod model;
 mod mounted;
 mod program;
