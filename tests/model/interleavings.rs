@@ -52,6 +52,8 @@ fn writer(id: u64) -> Reader {
     Reader { id, began: Moment(0) }
 }
 
+type Job = Box<dyn FnOnce(&Miniature) + Send>;
+
 /// A directory with two names, in which a number is a file.
 struct Miniature {
     locks: NameLocks,
@@ -151,8 +153,8 @@ impl Miniature {
     }
 
     /// Runs jobs at the same time, and looks after that.
-    fn run(self: Arc<Self>, jobs: Vec<Box<dyn FnOnce(&Miniature) + Send>>) {
-        let start = |job: Box<dyn FnOnce(&Miniature) + Send>| {
+    fn run(self: Arc<Self>, jobs: Vec<Job>) {
+        let start = |job: Job| {
             let mini = self.clone();
             thread::spawn(move || job(&mini))
         };
