@@ -44,33 +44,33 @@ impl Cache {
         }
         self.counters.hit();
         let job = self.readers.job(caller);
+        let step = self.steps.take(caller);
+        if node.is_renumbered() && step.is_none() && caller.thread != 0 {
+            // It is found under its new number.
+            self.steps.set(caller, Step::Reopen);
+            return Err(Errno::ESTALE);
+        }
         if !flags.intersects(OpenFlags::WRITE | OpenFlags::TRUNCATE) {
             // Nothing is opened before its first use, which passthrough never comes to.
             return Ok(self.opened(caller, job, &node, Open::Reading));
         }
-        let step = self.steps.take(caller);
         if let Some(draft) = self.draft_of(id, job.id) {
             let file = self.open_draft(&draft, &node, flags)?;
             return self.opened_draft(caller, job, &node, flags, file, draft);
         }
-        if flags.contains(OpenFlags::TRUNCATE) {
-            match (self.has_to_replace(caller, &node)?, step) {
-                (false, _) => {}
-                // It came again and has looked nothing up: it has no name for it.
-                (true, Some(Step::Replace(was))) if was == id => {}
-                (true, None | Some(Step::Remove { .. })) => {
-                    self.steps.set(caller, Step::Replace(id));
-                    return Err(Errno::ESTALE);
-                }
-                // What it was told of is not there any more, and the kernel does not come a third
-                // time.
-                (true, Some(_)) => {
-                    if let Some(draft) = self.stage_aside(&job, &node)? {
-                        let staged = self.tree.get(draft.node)?;
-                        let file = self.open_draft(&draft, &staged, flags)?;
-                        return self.opened_draft(caller, job, &node, flags, file, draft);
-                    }
-                }
+        if flags.contains(OpenFlags::TRUNCATE) && self.has_to_replace(caller, &node)? {
+            if matches!(step, None | Some(Step::Remove { .. })) {
+                self.steps.set(caller, Step::Replace { node: id, at: node.last_place() });
+                return Err(Errno::ESTALE);
+            }
+            // The kernel does not come a third time. What it was told of has become live, and what it
+            // has now is nobody else's; or else it has no name for it.
+            if node.place().is_none()
+                && let Some(draft) = self.stage_aside(&job, &node)?
+            {
+                let staged = self.tree.get(draft.node)?;
+                let file = self.open_draft(&draft, &staged, flags)?;
+                return self.opened_draft(caller, job, &node, flags, file, draft);
             }
         }
         let file = File::from(self.open_node(&node, store_flags(flags | OpenFlags::WRITE))?);
@@ -166,6 +166,7 @@ impl Cache {
         flags: OpenFlags,
     ) -> Result<(Entry, Opened)> {
         self.refuse_private(parent, name)?;
+        self.steps.take(caller);
         let folder = self.tree.versioned(&self.tree.get(parent)?);
         let directory = self.directory(parent)?;
         let job = self.readers.job(caller);

@@ -12,7 +12,7 @@ use rustix::fs::Statx;
 use super::Cache;
 use super::publish::Old;
 use super::resolve::{key, kind, status};
-use super::tree::{KeptList, Node};
+use super::tree::{KeptList, Node, Place};
 use super::view::{self, Moment, Reader, Version};
 
 /// One who only looks around sees what is live.
@@ -38,10 +38,12 @@ pub(super) struct Live {
 /// fresh node to do it with. So whoever has the old one goes on with it.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// To replace what is in this file.
-    Replace(NodeId),
+    /// To replace what is in this file, which has, or had, this name.
+    Replace { node: NodeId, at: Option<Place> },
     /// To open the draft that he was told of.
     OpenDraft,
+    /// To open a file under the number that it has now.
+    Reopen,
     /// To take away the directory `name` of `folder`.
     Remove { folder: NodeId, name: Box<[u8]> },
 }
@@ -225,11 +227,16 @@ impl Cache {
         };
         let versioned = self.tree.versioned(folder);
         match step {
-            Step::Replace(node) if node == id => {
+            Step::Replace { node, at }
+                if node == id || at.as_ref().is_some_and(|at| at.is(versioned.id, name)) =>
+            {
                 let status = match seen {
                     Seen::Live(live) => live.status,
                     _ => self.node_status(&*self.tree.get(id)?)?,
                 };
+                if kind(&status) != Kind::File {
+                    return Ok(None);
+                }
                 let old = Old { status, node: self.tree.get(id).ok() };
                 let entry = self.begin_replacing(caller, &versioned, name, &old)?;
                 self.steps.set(caller, Step::OpenDraft);

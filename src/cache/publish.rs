@@ -62,6 +62,8 @@ struct Authors {
     jobs: SmallVec<[u64; 1]>,
     /// Somebody has it open, or had.
     opened: bool,
+    /// Other jobs have had it open, or have it.
+    joined: bool,
 }
 
 impl Draft {
@@ -133,7 +135,8 @@ impl Cache {
     /// Whether an open with `O_TRUNC` empties a file where it is, instead of staging another
     /// (SEMANTICS 2.4).
     pub(super) fn is_emptied_in_place(&self, node: &Node, status: &Statx) -> bool {
-        let Some(place) = node.place() else { return true };
+        // Without a name: open for long, and reached by a descriptor.
+        let Some(place) = node.last_place() else { return true };
         status.stx_nlink > 1
             || status.stx_size == 0 && place.parent() != RETIRED
             || is_lock_name(&place.name)
@@ -158,6 +161,7 @@ impl Cache {
                 continue;
             }
             authors.jobs.push(job.id);
+            authors.joined = true;
             drop(authors);
             self.tree.hold(draft.node);
             self.add_version(folder, name, draft.node, Stage::Staged { by: job.id });
@@ -213,7 +217,10 @@ impl Cache {
             first: job.id,
             written: AtomicBool::new(false),
             common: AtomicBool::new(false),
-            authors: Mutex::new(Authors { jobs: SmallVec::from_elem(job.id, 1), opened: false }),
+            authors: Mutex::new(Authors {
+                jobs: SmallVec::from_elem(job.id, 1),
+                ..Authors::default()
+            }),
         });
         self.drafts.insert(node.id.0, draft.clone());
         self.add_version(folder, name, node.id, Stage::Staged { by: job.id });
@@ -263,7 +270,7 @@ impl Cache {
     /// A draft of the name that a file has, for one who has opened the file already; none if it has no
     /// name, or if his job is making one.
     pub(super) fn stage_aside(&self, job: &Job, node: &Node) -> Result<Option<Arc<Draft>>> {
-        let Some(place) = node.place() else { return Ok(None) };
+        let Some(place) = node.last_place() else { return Ok(None) };
         let Ok(folder) = self.tree.get(place.parent()) else { return Ok(None) };
         if [STAGED, RETIRED].contains(&folder.id) {
             return Ok(None);
@@ -357,7 +364,19 @@ impl Cache {
         let mode = self.node_status(&shared)?.stx_mode & super::attributes::PERMISSIONS;
         let mode = Mode::from_raw_mode(u32::from(mode));
         if draft.is_of(handle.job.id) {
-            self.leave(draft, handle.job.id);
+            self.give_up(change, draft, handle.job.id);
+        } else if let Ok(file) = self.descriptor(&shared)
+            && let Some(place) = shared.place().filter(|place| place.parent() != RETIRED)
+        {
+            // Live already, and empty: not to be written by this one.
+            let _moving = self.moves.read();
+            let folder = place.parent();
+            self.tree.renumber(
+                &shared,
+                file.try_clone()?,
+                folder,
+                super::tree::known_name(&place.name),
+            );
         }
         let kept = draft.folder.versions(draft.name());
         let (folder, name) = (&draft.folder, draft.name());
@@ -370,12 +389,6 @@ impl Cache {
         target.draft = Some(own);
         target.joined = false;
         Ok(())
-    }
-
-    /// `job` is no author of the draft any more.
-    fn leave(&self, draft: &Draft, job: u64) {
-        draft.authors.lock().jobs.retain(|author| *author != job);
-        self.remove_staged(draft, Some(job));
     }
 
     /// Takes the records of a draft, of one author or all, out of its directory.
@@ -414,6 +427,7 @@ impl Cache {
         let directory = self.directory(parent)?;
         let node = self.tree.get(draft.node)?;
         let place = node.place().ok_or(Errno::ESTALE)?;
+        let mut id = node.id;
         let replaced = match open_at(&*directory, name.as_bytes(), OFlags::PATH) {
             Ok(victim) => Some(victim),
             Err(Errno::ENOENT) => None,
@@ -422,9 +436,16 @@ impl Cache {
         {
             let _moving = self.moves.read();
             let (from, to) = (&*self.staged, &*directory);
+            let file = self.has_to_be_renumbered(draft)?;
             rustix::fs::renameat(from, &*place.name, to, name.as_bytes()).map_err(errno)?;
-            self.tree.add_place(&node, parent, name);
-            self.tree.remove_place(&node, STAGED, super::tree::known_name(&place.name));
+            match file {
+                Some(file) => id = self.tree.renumber(&node, file, parent, name),
+                None => {
+                    self.tree.add_place(&node, parent, name);
+                    let staged = super::tree::known_name(&place.name);
+                    self.tree.remove_place(&node, STAGED, staged);
+                }
+            }
             if let Some(victim) = replaced {
                 self.unnamed(parent, name, victim)?;
             }
@@ -432,8 +453,21 @@ impl Cache {
         let exclusive = draft.making == Making::Exclusive;
         let how = if exclusive { How::Exclusively } else { How::Written };
         let added = Added::new((parent, name), (by, self.readers.tick()), how);
-        self.additions.note(node.id, added);
+        self.additions.note(id, added);
         Ok(())
+    }
+
+    /// A draft that other jobs have open, too, and may write in their own ways, is not the node that is
+    /// live then: the kernel has one size for each node. Its file, if so.
+    fn has_to_be_renumbered(&self, draft: &Draft) -> Result<Option<OwnedFd>> {
+        let alone = !draft.authors.lock().joined;
+        let unwritten = !draft.written.load(Ordering::Acquire);
+        if alone || unwritten || draft.common.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let node = self.tree.get(draft.node)?;
+        let place = node.place().ok_or(Errno::ESTALE)?;
+        open_at(&*self.staged, &place.name, OFlags::PATH).map(Some)
     }
 
     /// Removes a draft's file; those who have it open keep it.
@@ -510,7 +544,8 @@ impl Cache {
         if shared && self.readers.is_locked(draft.node.0) {
             return self.publish_common(&change, draft);
         }
-        if !shared && !is_file {
+        // Others may be about to lock it.
+        if shared || !is_file {
             return self.publish(&change, draft);
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;

@@ -62,7 +62,7 @@ impl Place {
         NodeId(self.parent)
     }
 
-    fn is(&self, parent: NodeId, name: Name<'_>) -> bool {
+    pub(super) fn is(&self, parent: NodeId, name: Name<'_>) -> bool {
         self.parent == parent.0 && *self.name == *name.as_bytes()
     }
 }
@@ -71,6 +71,10 @@ impl Place {
 struct State {
     places: SmallVec<[Place; 1]>,
     orphan: Option<Arc<OwnedFd>>,
+    /// Of an orphan: the last name that it had.
+    was: Option<Place>,
+    /// Its file lives on under another number.
+    renumbered: bool,
     /// Of a directory: the versions of its names that are not live. Absent until there are some, which
     /// is nearly always; the live ones are in the store itself (SEMANTICS 1.1).
     versions: Option<Box<Versions>>,
@@ -118,6 +122,17 @@ impl Node {
     /// The descriptor of a node that has lost its last name.
     pub(super) fn orphan(&self) -> Option<Arc<OwnedFd>> {
         self.state.lock().orphan.clone()
+    }
+
+    /// The name that it has, or had last.
+    pub(super) fn last_place(&self) -> Option<Place> {
+        let state = self.state.lock();
+        state.places.first().or(state.was.as_ref()).cloned()
+    }
+
+    /// Whether its file lives on under another number.
+    pub(super) fn is_renumbered(&self) -> bool {
+        self.state.lock().renumbered
     }
 
     /// The versions of `name` in this directory that are not live.
@@ -384,12 +399,30 @@ impl Tree {
             let places = {
                 let mut state = node.state.lock();
                 state.orphan = Some(Arc::new(descriptor));
+                state.was = state.places.first().cloned();
                 std::mem::take(&mut state.places)
             };
             for place in places {
                 self.give_back(place.parent(), 1);
             }
         }
+    }
+
+    /// From now on the file has another number, under which it is found as `name` in `parent`. Who has
+    /// the old one goes on with it, by `descriptor`.
+    pub(super) fn renumber(
+        &self,
+        node: &Node,
+        descriptor: OwnedFd,
+        parent: NodeId,
+        name: Name<'_>,
+    ) -> NodeId {
+        self.orphan(node.key, descriptor);
+        let mut state = node.state.lock();
+        state.renumbered = true;
+        state.was = Some(Place::new(parent, name));
+        drop(state);
+        self.number(node.key)
     }
 
     /// The known node of a file of the store.
