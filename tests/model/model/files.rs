@@ -92,7 +92,8 @@ impl Model {
         let is_shared = how == How::Shared || is_lock_like(at.1);
         let stage = if is_shared { Stage::Live } else { Stage::Staged(job) };
         let node = self.add(Node::File(String::new()));
-        self.put(at, node, stage, job, how == How::New);
+        // What is made to be shared may be a lock as well.
+        self.put(at, node, stage, job, how != How::Create);
         Ok(node)
     }
 
