@@ -10,11 +10,14 @@ mod ledger;
 mod listing;
 mod lookup;
 mod name_locks;
+#[cfg(test)]
+mod name_locks_tests;
 mod namespace;
 mod publish;
 mod removal;
 mod resolve;
 mod retire;
+mod sync;
 mod tree;
 pub mod view;
 mod xattrs;

@@ -7,12 +7,14 @@
 //!
 //! Lock order: a name's lock comes before [`super::Cache::moves`] and before anything in the tree.
 //! Two names are locked together, in the order of their locks, by [`NameLocks::change_two`] only.
+//!
+//! `tests/model/interleavings.rs` runs this very file in every order of steps that it can think of.
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::hash::BuildHasher;
 
 use cachefs_mount::{Name, NodeId};
-use parking_lot::{Mutex, MutexGuard};
+
+use super::sync::{AtomicU64, Mutex, MutexGuard, Ordering, RandomState, fence};
 
 const LOCKS: usize = 256;
 
@@ -62,7 +64,7 @@ impl Drop for Held<'_> {
 impl NameLocks {
     pub(super) fn new() -> NameLocks {
         let locks = (0..LOCKS).map(|_| Lock::default()).collect();
-        NameLocks { locks, hasher: RandomState::new() }
+        NameLocks { locks, hasher: RandomState::default() }
     }
 
     fn index(&self, parent: NodeId, name: &[u8]) -> usize {
@@ -118,43 +120,5 @@ impl NameLocks {
 impl std::fmt::Debug for Change<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Change").field("names", &self.held.iter().flatten().count()).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ffi::OsStr;
-    use std::sync::atomic::AtomicBool;
-
-    use super::*;
-
-    #[test]
-    fn nobody_sees_one_place_changed_and_the_other_not() {
-        let (locks, done) = (NameLocks::new(), AtomicBool::new(false));
-        let places = [AtomicU64::new(0), AtomicU64::new(0)];
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for turn in 1..20_000 {
-                    let _change = locks.change(NodeId::ROOT, b"name");
-                    for place in &places {
-                        place.store(turn, Ordering::Relaxed);
-                    }
-                }
-                done.store(true, Ordering::Relaxed);
-            });
-            while !done.load(Ordering::Relaxed) {
-                let look = || [0, 1].map(|place: usize| places[place].load(Ordering::Relaxed));
-                let [a, b] = locks.look(NodeId::ROOT, b"name", look, |_| {});
-                assert_eq!(a, b);
-            }
-        });
-    }
-
-    #[test]
-    fn a_name_may_be_taken_twice_at_once_by_one() {
-        let locks = NameLocks::new();
-        let name = Name::new(OsStr::new("a")).unwrap();
-        drop(locks.change_two((NodeId::ROOT, name), (NodeId::ROOT, name)));
-        drop(locks.change(NodeId::ROOT, b"a"));
     }
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a job that the test program brings along is called with.
 pub(crate) type Jobs<'a> = &'a dyn Fn(&[&str]) -> Result<String, String>;
@@ -103,6 +103,16 @@ impl Agent {
         let text = command.to_string();
         self.ask(command)
             .unwrap_or_else(|errno| panic!("{text}: {}", io::Error::from_raw_os_error(errno)))
+    }
+
+    /// Lets it end of itself.
+    pub(crate) fn end(mut self) {
+        drop(self.input.take());
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "the agent does not end");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Ends it by SIGKILL.

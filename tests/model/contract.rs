@@ -5,7 +5,7 @@ use crate::program::Act::{
     Begin, Close, End, Kill, Link, List, Mkdir, Open, Read, Rename, Rmdir, Symlink, Unlink, Write,
 };
 use crate::program::How::{self, Append, Create, New, Shared, Truncate};
-use crate::program::{Act, Step, World};
+use crate::program::{Act, Step, Tricky, World};
 
 /// A program told step by step, with what must come of it.
 #[derive(Default)]
@@ -86,7 +86,7 @@ fn show(seen: Option<&crate::program::Seen>) -> String {
 impl Drop for Story {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            crate::in_the_engine(&self.steps).unwrap();
+            crate::in_the_engine(&self.steps, Tricky::Done).unwrap();
         }
     }
 }

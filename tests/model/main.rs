@@ -16,12 +16,16 @@ mod conformance;
 
 mod contract;
 mod engine;
+mod interleavings;
 mod model;
+mod mounted;
 mod program;
+mod regressions;
 
 use engine::Engine;
 use model::Model;
-use program::{Step, agree, programs};
+use mounted::{Ground, Mounted};
+use program::{Step, Tricky, agree, programs};
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
 /// Steps of one program.
@@ -51,17 +55,33 @@ fn soak(steps: usize, run: impl Fn(&[Step]) -> Result<(), String>) {
     }
 }
 
-fn in_the_engine(program: &[Step]) -> Result<(), String> {
-    run_engine(program, true)
-}
-
-fn run_engine(program: &[Step], remembers: bool) -> Result<(), String> {
-    let mut engine = Engine::new(remembers);
-    agree(program, &mut Model::new(), &mut engine)?;
-    engine.end()
+/// With a kernel that has memory for all it hears, and with one that has none.
+fn in_the_engine(program: &[Step], tricky: Tricky) -> Result<(), String> {
+    for remembers in [true, false] {
+        let mut engine = Engine::new(remembers);
+        agree(program, &mut Model::new(), &mut engine, tricky)
+            .and_then(|()| engine.end())
+            .map_err(|why| format!("(a kernel that remembers: {remembers}) {why}"))?;
+    }
+    Ok(())
 }
 
 #[test]
 fn the_engine_does_as_the_model_says() {
-    soak(steps(120_000), in_the_engine);
+    soak(steps(60_000), |program| in_the_engine(program, Tricky::Skipped));
+}
+
+#[test]
+fn a_process_of_this_program_answers() {
+    mounted::serve();
+}
+
+#[test]
+fn a_mount_does_as_the_model_says() {
+    let ground = std::cell::RefCell::new(Ground::new());
+    soak(steps(4_000), |program| {
+        let mut ground = ground.borrow_mut();
+        let mut mounted = Mounted::new(&mut ground);
+        agree(program, &mut Model::new(), &mut mounted, Tricky::Skipped)
+    });
 }

@@ -1,0 +1,283 @@
+//! Publishing, retiring and looking up at the same time, in every order of steps that a scheduler of our own
+//! can think of.
+//!
+//! The locks of names are the engine's, from its very file, on primitives that the scheduler knows; so is
+//! the function that decides who sees what. What they protect is a miniature: what a name stands for in the
+//! store, and its other versions, each read and written in a step of its own, as the engine does.
+//!
+//! What it does not explore are orders that only a weakly ordered memory shows: each step is seen by all at once.
+
+use std::ffi::OsStr;
+
+use cachefs::cache::view::{self, Moment, Reader, Stage, Version};
+use cachefs_mount::{Name, NodeId};
+use shuttle::sync::Arc;
+use shuttle::thread;
+use sync::{AtomicU64, Mutex, Ordering};
+
+#[path = "../../src/cache/name_locks.rs"]
+#[allow(dead_code, reason = "the engine uses more of it")]
+mod name_locks;
+
+use name_locks::NameLocks;
+
+/// What the engine's `sync` is here.
+mod sync {
+    use std::hash::{BuildHasherDefault, DefaultHasher};
+
+    pub(super) use shuttle::sync::MutexGuard;
+    pub(super) use shuttle::sync::atomic::{AtomicU64, Ordering, fence};
+
+    pub(super) type RandomState = BuildHasherDefault<DefaultHasher>;
+
+    #[derive(Debug, Default)]
+    pub(super) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap()
+        }
+    }
+}
+
+const NAMES: [&str; 2] = ["a", "b"];
+
+/// Runs from before everything until after everything, and changes nothing.
+const OLD: Reader = Reader { id: 9, began: Moment(0) };
+
+/// Begins when everything has happened.
+const NEW: Reader = Reader { id: 10, began: Moment(u64::MAX) };
+
+fn writer(id: u64) -> Reader {
+    Reader { id, began: Moment(0) }
+}
+
+type Job = Box<dyn FnOnce(&Miniature) + Send>;
+
+/// A directory with two names, in which a number is a file.
+struct Miniature {
+    locks: NameLocks,
+    store: [Mutex<Option<u32>>; 2],
+    others: [Mutex<Vec<Version<u32>>>; 2],
+    clock: AtomicU64,
+    /// Whether those who look do so with the locks' help.
+    careful: bool,
+    /// Files that lookups have made known, and have not given back.
+    known: AtomicU64,
+}
+
+impl Miniature {
+    fn new(first: Option<u32>, careful: bool) -> Arc<Miniature> {
+        let mini = Miniature {
+            locks: NameLocks::new(),
+            store: Default::default(),
+            others: Default::default(),
+            clock: AtomicU64::new(1),
+            careful,
+            known: AtomicU64::new(0),
+        };
+        *mini.store[0].lock() = first;
+        Arc::new(mini)
+    }
+
+    fn change(&self, name: usize) -> name_locks::Change<'_> {
+        self.locks.change(NodeId::ROOT, NAMES[name].as_bytes())
+    }
+
+    fn tick(&self) -> Moment {
+        Moment(self.clock.fetch_add(1, Ordering::SeqCst))
+    }
+
+    fn stage(&self, name: usize, by: u64, file: u32) {
+        let _change = self.change(name);
+        self.others[name].lock().push(Version { what: file, stage: Stage::Staged { by } });
+    }
+
+    fn publish(&self, name: usize, by: u64) {
+        let _change = self.change(name);
+        let is_it = |version: &Version<u32>| version.stage == Stage::Staged { by };
+        let staged = self.others[name].lock().iter().find(|v| is_it(v)).map(|v| v.what);
+        let Some(file) = staged else { return };
+        // Renamed in the store first; the record of it goes after that.
+        *self.store[name].lock() = Some(file);
+        self.others[name].lock().retain(|version| !is_it(version));
+    }
+
+    fn retired(&self, by: u64) -> Stage {
+        Stage::Retired { at: self.tick(), hidden: [by].into_iter().collect() }
+    }
+
+    fn retire(&self, name: usize, by: u64) {
+        let _change = self.change(name);
+        let stage = self.retired(by);
+        let Some(what) = self.store[name].lock().take() else { return };
+        self.others[name].lock().push(Version { what, stage });
+    }
+
+    fn rename(&self, from: usize, to: usize, by: u64) {
+        let name = |index: usize| (NodeId::ROOT, Name::new(OsStr::new(NAMES[index])).unwrap());
+        let _change = self.locks.change_two(name(from), name(to));
+        let stage = self.retired(by);
+        let Some(what) = self.store[from].lock().take() else { return };
+        *self.store[to].lock() = Some(what);
+        self.others[from].lock().push(Version { what, stage });
+    }
+
+    /// What nobody is left to see is reclaimed.
+    fn reclaim(&self, name: usize) {
+        let _change = self.change(name);
+        self.others[name].lock().retain(|v| !matches!(v.stage, Stage::Retired { .. }));
+    }
+
+    fn sees(&self, name: usize, reader: Reader) -> Option<u32> {
+        let look = || {
+            let live = *self.store[name].lock();
+            if live.is_some() {
+                self.known.fetch_add(1, Ordering::SeqCst);
+            }
+            (live, self.others[name].lock().clone())
+        };
+        let undo = |(live, _): (Option<u32>, Vec<Version<u32>>)| {
+            if live.is_some() {
+                self.known.fetch_sub(1, Ordering::SeqCst);
+            }
+        };
+        let found = if self.careful {
+            self.locks.look(NodeId::ROOT, NAMES[name].as_bytes(), look, undo)
+        } else {
+            look()
+        };
+        undo(found.clone());
+        let (live, others) = found;
+        view::seen(others.into_iter().chain(live.map(Version::live)), reader)
+    }
+
+    /// Runs jobs at the same time, and looks after that.
+    fn run(self: Arc<Self>, jobs: Vec<Job>) {
+        let start = |job: Job| {
+            let mini = self.clone();
+            thread::spawn(move || job(&mini))
+        };
+        let started: Vec<_> = jobs.into_iter().map(start).collect();
+        started.into_iter().for_each(|job| job.join().unwrap());
+        assert_eq!(self.known.load(Ordering::SeqCst), 0, "known and not given back");
+    }
+}
+
+/// One who ran before sees something each time, and never what is older than what it saw.
+fn look_on(mini: &Miniature) {
+    let mut last = 0;
+    for _ in 0..3 {
+        let seen = mini.sees(0, OLD).expect("gone for one who ran before");
+        assert!(seen >= last, "{seen} after {last}");
+        last = seen;
+    }
+}
+
+fn publishing_and_removing(careful: bool) {
+    let mini = Miniature::new(Some(1), careful);
+    mini.clone().run(vec![
+        Box::new(|mini| {
+            mini.stage(0, 1, 2);
+            assert_eq!(mini.sees(0, writer(1)), Some(2));
+            mini.publish(0, 1);
+            assert_eq!(mini.sees(0, writer(1)), Some(2), "its own, or kept for it");
+        }),
+        Box::new(|mini| {
+            mini.retire(0, 2);
+            let seen = mini.sees(0, writer(2));
+            assert_ne!(seen, Some(1), "removed by itself");
+        }),
+        Box::new(look_on),
+        Box::new(|mini| {
+            // One who begins later sees what is live, and nothing else.
+            let seen = mini.sees(0, NEW);
+            assert!(seen.is_none_or(|seen| seen <= 2));
+        }),
+    ]);
+    let live = *mini.store[0].lock();
+    assert_eq!(mini.sees(0, NEW), live);
+}
+
+fn removing_and_making_again(careful: bool) {
+    Miniature::new(Some(1), careful).run(vec![
+        Box::new(|mini| {
+            for file in 2..4 {
+                mini.retire(0, 1);
+                assert_eq!(mini.sees(0, writer(1)), None);
+                mini.stage(0, 1, file);
+                mini.publish(0, 1);
+                assert_eq!(mini.sees(0, writer(1)), Some(file));
+            }
+        }),
+        Box::new(look_on),
+    ]);
+}
+
+fn renaming_to_and_fro(careful: bool) {
+    Miniature::new(Some(1), careful).run(vec![
+        Box::new(|mini| mini.rename(0, 1, 1)),
+        Box::new(|mini| mini.rename(1, 0, 2)),
+        Box::new(|mini| {
+            assert_eq!(mini.sees(0, OLD), Some(1), "moved away, and gone for one who ran before");
+            mini.sees(1, OLD);
+            assert_eq!(mini.sees(0, OLD), Some(1), "moved away, and gone for one who ran before");
+        }),
+    ]);
+}
+
+fn reclaiming_beside_a_new_version(careful: bool) {
+    let mini = Miniature::new(Some(1), careful);
+    mini.retire(0, 2);
+    mini.clone().run(vec![
+        Box::new(|mini| mini.reclaim(0)),
+        Box::new(|mini| {
+            mini.stage(0, 1, 2);
+            mini.publish(0, 1);
+            assert_eq!(mini.sees(0, NEW), Some(2));
+        }),
+        Box::new(|mini| {
+            let seen = mini.sees(0, NEW);
+            assert!(matches!(seen, None | Some(2)));
+        }),
+    ]);
+    assert_eq!(mini.sees(0, OLD), Some(2));
+}
+
+/// At random, and with few but well chosen switches.
+fn explore(run: fn(bool), careful: bool) {
+    let times = std::env::var("CACHEFS_SOAK").map_or(5_000, |steps| steps.parse().unwrap());
+    shuttle::check_random(move || run(careful), times);
+    shuttle::check_pct(move || run(careful), times, 3);
+}
+
+macro_rules! explored {
+    ($($name:ident)+) => { $(
+        mod $name {
+            #[test]
+            fn in_every_order() {
+                super::explore(super::$name, true);
+            }
+        }
+    )+ };
+}
+
+explored! {
+    publishing_and_removing
+    removing_and_making_again
+    renaming_to_and_fro
+    reclaiming_beside_a_new_version
+}
+
+/// So that it is known that these orders are found at all.
+#[test]
+#[should_panic = "gone for one who ran before"]
+fn one_who_looks_without_care_is_found_out() {
+    explore(removing_and_making_again, false);
+}
+
+#[test]
+#[should_panic = "gone for one who ran before"]
+fn one_who_looks_without_care_while_names_move_is_found_out() {
+    explore(renaming_to_and_fro, false);
+}
