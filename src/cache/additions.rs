@@ -1,5 +1,5 @@
-//! Who gave names, and when. Kept by the numbers of nodes, which outlive their being forgotten by the
-//! operating system; the oldest are forgotten when there are too many.
+//! Who gave names, and when. Kept apart from the nodes, because it has to outlive their being forgotten
+//! by the operating system; what was not noted for longest goes when there is too much.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::num::NonZeroUsize;
@@ -18,8 +18,7 @@ const KNOWN: NonZeroUsize = NonZeroUsize::new(1 << 12).unwrap();
 /// How a name came to stand for a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Added {
-    /// Which name, by its hash.
-    name: u64,
+    node: NodeId,
     /// The job that did it.
     pub(super) by: u64,
     /// When.
@@ -41,12 +40,8 @@ pub(super) enum How {
 }
 
 impl Added {
-    pub(super) fn new(
-        (folder, name): (NodeId, Name<'_>),
-        (by, at): (u64, Moment),
-        how: How,
-    ) -> Added {
-        Added { name: hash(folder, name), by, at, how }
+    pub(super) fn new(node: NodeId, (by, at): (u64, Moment), how: How) -> Added {
+        Added { node, by, at, how }
     }
 }
 
@@ -54,40 +49,48 @@ fn hash(folder: NodeId, name: Name<'_>) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one((folder.0, name.as_bytes()))
 }
 
-/// How nodes got their newest names.
+/// What is remembered of names and of directories.
 #[derive(Debug)]
 pub(super) struct Additions {
-    shards: [Mutex<LruCache<u64, Added>>; SHARDS],
+    names: [Mutex<LruCache<u64, Added>>; SHARDS],
+    /// When directories were renamed last.
+    moved: Mutex<LruCache<u64, Moment>>,
 }
 
 impl Additions {
     pub(super) fn new() -> Additions {
         // Unbounded to the maps, which otherwise reserve room for all at once.
-        Additions { shards: std::array::from_fn(|_| Mutex::new(LruCache::unbounded())) }
+        let names = std::array::from_fn(|_| Mutex::new(LruCache::unbounded()));
+        Additions { names, moved: Mutex::new(LruCache::unbounded()) }
     }
 
-    fn shard(&self, node: NodeId) -> &Mutex<LruCache<u64, Added>> {
-        &self.shards[node.0 as usize % SHARDS]
-    }
-
-    pub(super) fn note(&self, node: NodeId, added: Added) {
-        let mut shard = self.shard(node).lock();
-        shard.put(node.0, added);
+    pub(super) fn note(&self, (folder, name): (NodeId, Name<'_>), added: Added) {
+        let hash = hash(folder, name);
+        let mut shard = self.names[hash as usize % SHARDS].lock();
+        shard.put(hash, added);
         if shard.len() > KNOWN.get() {
             shard.pop_lru();
         }
     }
 
-    /// How a node got that name, if it is the newest and that is known.
+    /// How a node got that name, if that is known.
     pub(super) fn of(&self, node: NodeId, folder: NodeId, name: Name<'_>) -> Option<Added> {
-        let added = self.shard(node).lock().peek(&node.0).copied();
-        added.filter(|added| added.name == hash(folder, name))
+        let hash = hash(folder, name);
+        let added = self.names[hash as usize % SHARDS].lock().peek(&hash).copied();
+        added.filter(|added| added.node == node)
     }
 
-    /// When a directory was renamed last, if that was its last change of name.
-    pub(super) fn moved(&self, node: NodeId) -> Option<Moment> {
-        let added = self.shard(node).lock().peek(&node.0).copied();
-        added.filter(|added| added.how == How::Moved).map(|added| added.at)
+    pub(super) fn note_moved(&self, directory: NodeId, at: Moment) {
+        let mut moved = self.moved.lock();
+        moved.put(directory.0, at);
+        if moved.len() > KNOWN.get() {
+            moved.pop_lru();
+        }
+    }
+
+    /// When a directory was renamed last, if that is known.
+    pub(super) fn moved(&self, directory: NodeId) -> Option<Moment> {
+        self.moved.lock().peek(&directory.0).copied()
     }
 }
 
@@ -102,17 +105,19 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_name_is_known_and_only_of_the_newest_nodes() {
+    fn names_are_known_by_their_nodes_and_only_the_newest() {
         let additions = Additions::new();
-        let added = |text, at| Added::new((NodeId::ROOT, name(text)), (7, Moment(at)), How::Moved);
-        additions.note(NodeId(5), added("a", 1));
-        additions.note(NodeId(5), added("b", 2));
-        assert_eq!(additions.of(NodeId(5), NodeId::ROOT, name("a")), None);
-        assert_eq!(additions.of(NodeId(5), NodeId::ROOT, name("b")), Some(added("b", 2)));
-        assert_eq!(additions.moved(NodeId(5)), Some(Moment(2)));
-        for id in 6..6 + (SHARDS * KNOWN.get()) as u64 {
-            additions.note(NodeId(id), added("c", 3));
+        let added = |node, at| Added::new(NodeId(node), (7, Moment(at)), How::Moved);
+        let at = |text| (NodeId::ROOT, name(text));
+        additions.note(at("a"), added(5, 1));
+        additions.note(at("b"), added(5, 2));
+        assert_eq!(additions.of(NodeId(5), NodeId::ROOT, name("a")), Some(added(5, 1)));
+        assert_eq!(additions.of(NodeId(6), NodeId::ROOT, name("a")), None);
+        for number in 0..2 * (SHARDS * KNOWN.get()) as u64 {
+            additions.note(at(&number.to_string()), added(6, 3));
         }
-        assert_eq!(additions.of(NodeId(5), NodeId::ROOT, name("b")), None);
+        assert_eq!(additions.of(NodeId(5), NodeId::ROOT, name("a")), None);
+        additions.note_moved(NodeId(9), Moment(4));
+        assert_eq!(additions.moved(NodeId(9)), Some(Moment(4)));
     }
 }

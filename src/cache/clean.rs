@@ -143,8 +143,13 @@ impl Cache {
         Ok(Cleaned { names, seen_by })
     }
 
+    /// As [`Cache::tell_kernel`], for one who answers the kernel and must not wait for it meanwhile.
+    pub(super) fn tell_kernel_later(&self, folder: NodeId, name: &[u8]) {
+        self.retired.tell_later(folder, name);
+    }
+
     /// Has the kernel ask for a name again, which it could not know has changed.
-    fn tell_kernel(&self, folder: NodeId, name: &[u8]) {
+    pub(super) fn tell_kernel(&self, folder: NodeId, name: &[u8]) {
         let Some(kernel) = self.kernel.get() else { return };
         let told =
             kernel.expire(folder, OsStr::from_bytes(name)).and_then(|()| kernel.changed(folder));

@@ -196,7 +196,7 @@ impl Cache {
         let old = live.map(|live| self.tree.know(key(&live), Kind::File, parent, name));
         let in_place = |(old, live): (&Arc<Node>, Statx)| self.is_emptied_in_place(old, &live);
         let created = if replaces && !old.as_ref().zip(live).is_some_and(in_place) {
-            let drafting = Drafting { folder: &folder, name, kept: &kept, job: &job };
+            let drafting = Drafting { folder: &folder, name, kept: &kept, job: job.id };
             let replaced = live.map(|status| Old { status, node: old.clone() });
             self.create_draft(caller, &change, &drafting, replaced, permissions, flags)
         } else {
@@ -212,6 +212,7 @@ impl Cache {
             return Ok((entry, opened));
         }
         self.publish_for_sharing(&change, &kept, &job)?;
+        let live = live.or_else(|| status(&*directory, name.as_bytes()).ok());
         let file = self.create_here(caller, &directory, name, permissions, flags)?;
         let entry = self.found(parent, name, &status(&file, b"")?);
         let node = self.tree.get(entry.attributes.node)?;
@@ -247,7 +248,7 @@ impl Cache {
             }
         };
         let node = self.tree.get(draft.node)?;
-        let file = self.open_draft(&draft, &node, drafting.job.id, flags)?;
+        let file = self.open_draft(&draft, &node, drafting.job, flags)?;
         Ok(Some((draft, file)))
     }
 

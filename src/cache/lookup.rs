@@ -270,7 +270,12 @@ impl Cache {
     /// The entry of a file that was found under a name; one more lookup of its node.
     pub(super) fn found(&self, parent: NodeId, name: Name<'_>, status: &Statx) -> Entry {
         let node = self.tree.know(key(status), kind(status), parent, name);
-        self.entry(node.id, status)
+        let entry = self.entry(node.id, status);
+        let folder = self.tree.get(parent).map(|f| self.tree.versioned(&f));
+        if folder.is_ok_and(|f| !f.versions(name).is_empty()) {
+            return Entry { name_valid: Duration::ZERO, ..entry };
+        }
+        entry
     }
 
     /// Gives back references; true if the node is not known any more.

@@ -180,6 +180,7 @@ impl Cache {
     /// Starts what runs in the background.
     fn begin(self: &Arc<Self>) -> io::Result<()> {
         self.start_reaper()?;
+        self.start_herald()?;
         let cache = Arc::downgrade(self);
         self.readers.when_one_ends(Box::new(move |job| {
             if let Some(cache) = cache.upgrade() {

@@ -41,7 +41,8 @@ impl Cache {
 
     /// `job` has just given a node that name.
     pub(super) fn note_added(&self, node: NodeId, job: &Job, name: (NodeId, Name<'_>), how: How) {
-        self.additions.note(node, Added::new(name, (job.id, self.readers.tick()), how));
+        let at = self.readers.tick();
+        self.additions.note(name, Added::new(node, (job.id, at), how));
     }
 
     /// Locks a name in which something is to be made, unless another job is just making it.

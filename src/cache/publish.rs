@@ -23,8 +23,8 @@ use super::files::store_flags;
 use super::handles::{Handle, Open};
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
-use super::tree::{Kept, KeptList, Node, Place, RETIRED, STAGED};
-use super::view::{Stage, Version, is_lock_name};
+use super::tree::{Kept, KeptList, Node, Place, STAGED};
+use super::view::{Moment, Stage, Version, is_lock_name};
 use crate::readers::{Fate, Job};
 
 /// What a draft is to become.
@@ -86,7 +86,7 @@ pub(super) struct Drafting<'a> {
     pub(super) name: Name<'a>,
     /// The versions that the name has, besides the live one.
     pub(super) kept: &'a KeptList,
-    pub(super) job: &'a Job,
+    pub(super) job: u64,
 }
 
 /// A file that is to be replaced.
@@ -136,7 +136,7 @@ impl Cache {
     pub(super) fn is_emptied_in_place(&self, node: &Node, status: &Statx) -> bool {
         // Without a name: open for long, and reached by a descriptor.
         let Some(place) = node.last_place() else { return true };
-        let live = node.place().is_some_and(|place| ![STAGED, RETIRED].contains(&place.parent()));
+        let live = node.place().is_some_and(|place| place.is_public());
         status.stx_nlink > 1
             || status.stx_size == 0 && live
             || is_lock_name(&place.name)
@@ -151,7 +151,7 @@ impl Cache {
         drafting: &Drafting<'_>,
     ) -> Result<Option<Start>> {
         let Drafting { folder, name, kept, job } = *drafting;
-        for draft in self.others(kept, job.id) {
+        for draft in self.others(kept, job) {
             if self.is_locked(draft.node) {
                 self.publish_common(change, &draft)?;
                 return Ok(Some(Start::Live));
@@ -160,11 +160,11 @@ impl Cache {
             if draft.written.load(Ordering::Relaxed) || authors.jobs.is_empty() {
                 continue;
             }
-            authors.jobs.push(job.id);
+            authors.jobs.push(job);
             authors.joined = true;
             drop(authors);
             self.tree.hold(draft.node);
-            self.add_version(folder, name, draft.node, Stage::Staged { by: job.id });
+            self.add_version(folder, name, draft.node, Stage::Staged { by: job });
             return Ok(Some(Start::Draft(draft)));
         }
         Ok(None)
@@ -214,16 +214,16 @@ impl Cache {
             name: name.as_bytes().into(),
             node: node.id,
             making,
-            first: job.id,
+            first: job,
             written: AtomicBool::new(false),
             common: AtomicBool::new(false),
             authors: Mutex::new(Authors {
-                jobs: SmallVec::from_elem(job.id, 1),
+                jobs: SmallVec::from_elem(job, 1),
                 ..Authors::default()
             }),
         });
         self.drafts.insert(node.id.0, draft.clone());
-        self.add_version(folder, name, node.id, Stage::Staged { by: job.id });
+        self.add_version(folder, name, node.id, Stage::Staged { by: job });
         Ok((draft, file))
     }
 
@@ -255,7 +255,7 @@ impl Cache {
         if let Some(own) = staged_by(&kept, job.id) {
             return self.kept_entry(own);
         }
-        let drafting = Drafting { folder, name, kept: &kept, job: &job };
+        let drafting = Drafting { folder, name, kept: &kept, job: job.id };
         let shared = match self.share(&change, &drafting)? {
             Some(Start::Draft(draft)) => draft,
             Some(Start::Live) => {
@@ -282,7 +282,7 @@ impl Cache {
         if let Some(own) = staged_by(&kept, job.id) {
             return Ok(self.draft_of(own, job.id));
         }
-        let drafting = Drafting { folder: &folder, name, kept: &kept, job };
+        let drafting = Drafting { folder: &folder, name, kept: &kept, job: job.id };
         let old = Old { status: self.node_status(node)?, node: self.tree.get(node.id).ok() };
         self.stage_like(&change, &drafting, &old).map(Some)
     }
@@ -363,10 +363,30 @@ impl Cache {
             return self.publish_common(&change, draft);
         }
         if !joined {
+            self.part_others(&change, draft, handle.job.id)?;
             draft.written.store(true, Ordering::Release);
             return Ok(());
         }
         self.part(&change, handle, draft)
+    }
+
+    /// Gives all other jobs that share a draft empty ones of their own, which they see under the name.
+    fn part_others(&self, change: &Change<'_>, draft: &Draft, job: u64) -> Result<()> {
+        let others: SmallVec<[u64; 1]> = {
+            let authors = draft.authors.lock();
+            authors.jobs.iter().copied().filter(|author| *author != job).collect()
+        };
+        let node = self.tree.get(draft.node)?;
+        let mode = self.node_status(&node)?.stx_mode & super::attributes::PERMISSIONS;
+        let mode = Mode::from_raw_mode(u32::from(mode));
+        for other in others {
+            self.give_up(change, draft, other);
+            let kept = draft.folder.versions(draft.name());
+            let (folder, name) = (&draft.folder, draft.name());
+            let drafting = Drafting { folder, name, kept: &kept, job: other };
+            self.stage(change, &drafting, draft.making, OFlags::RDWR, mode)?;
+        }
+        Ok(())
     }
 
     /// Gives a handle that shares a draft with other jobs one of its own.
@@ -378,7 +398,7 @@ impl Cache {
         if draft.is_of(handle.job.id) {
             self.give_up(change, draft, handle.job.id);
         } else if let Ok(file) = self.descriptor(&shared)
-            && let Some(place) = shared.place().filter(|place| place.parent() != RETIRED)
+            && let Some(place) = shared.place().filter(|place| place.is_public())
         {
             // Live already, and empty: not to be written by this one.
             let _moving = self.moves.read();
@@ -391,9 +411,20 @@ impl Cache {
             );
         }
         let kept = draft.folder.versions(draft.name());
-        let (folder, name) = (&draft.folder, draft.name());
-        let drafting = Drafting { folder, name, kept: &kept, job: &handle.job };
-        let (own, file) = self.stage(change, &drafting, draft.making, OFlags::RDWR, mode)?;
+        let own = staged_by(&kept, handle.job.id).and_then(|own| self.draft_of(own, handle.job.id));
+        let (own, file) = match own {
+            // It was given one when another one began to write.
+            Some(own) => {
+                let node = self.tree.get(own.node)?;
+                let file = self.open_node(&node, OFlags::RDWR)?;
+                (own, file)
+            }
+            None => {
+                let (folder, name) = (&draft.folder, draft.name());
+                let drafting = Drafting { folder, name, kept: &kept, job: handle.job.id };
+                self.stage(change, &drafting, draft.making, OFlags::RDWR, mode)?
+            }
+        };
         own.written.store(true, Ordering::Release);
         let mut target = target.write();
         target.file = Arc::new(File::from(file));
@@ -439,6 +470,7 @@ impl Cache {
         let node = self.tree.get(draft.node)?;
         let place = node.place().ok_or(Errno::ESTALE)?;
         let mut id = node.id;
+        let mut old = None;
         let replaced = match open_at(&*directory, name.as_bytes(), OFlags::PATH) {
             Ok(victim) => Some(victim),
             Err(Errno::ENOENT) => None,
@@ -458,13 +490,19 @@ impl Cache {
                 }
             }
             if let Some(victim) = replaced {
+                let replaced = self.tree.number(key(&status(&victim, b"")?));
+                old = Some(self.additions.of(replaced, parent, name));
                 self.unnamed(parent, name, victim)?;
             }
         }
-        let exclusive = draft.making == Making::Exclusive;
-        let how = if exclusive { How::Exclusively } else { How::Written };
-        let added = Added::new((parent, name), (by, self.readers.tick()), how);
-        self.additions.note(id, added);
+        let added = match old {
+            // Whoever made the name has made it.
+            Some(Some(old)) if old.by == by => (old.at, old.how),
+            Some(old) => (old.map_or(Moment(0), |old| old.at), How::Moved),
+            None if draft.making == Making::Exclusive => (self.readers.tick(), How::Exclusively),
+            None => (self.readers.tick(), How::Written),
+        };
+        self.additions.note((parent, name), Added::new(id, (by, added.0), added.1));
         Ok(())
     }
 
@@ -515,9 +553,16 @@ impl Cache {
             }
         };
         let job = handle.job.id;
-        if !draft.is_of(job) {
-            return Ok(());
-        }
+        let draft = match draft.is_of(job) {
+            true => draft,
+            // It was given one of its own when another one began to write.
+            false if joined => {
+                let own = staged_by(&draft.folder.versions(draft.name()), job);
+                let Some(own) = own.and_then(|own| self.draft_of(own, job)) else { return Ok(()) };
+                own
+            }
+            false => return Ok(()),
+        };
         if let Some(caller) = caller {
             // Others, who inherited the descriptor, close their copies of it.
             if self.readers.process(caller) != handle.process {
@@ -600,7 +645,7 @@ impl Cache {
         job: u64,
     ) -> Result<()> {
         match staged_by(&folder.versions(name), job).and_then(|own| self.draft_of(own, job)) {
-            Some(draft) => self.publish(change, &draft),
+            Some(draft) => self.publish_alone(change, &draft, job),
             None => Ok(()),
         }
     }
@@ -609,7 +654,19 @@ impl Cache {
     pub(super) fn publish_node(&self, node: NodeId, job: u64) -> Result<()> {
         let Some(draft) = self.draft_of(node, job) else { return Ok(()) };
         let change = self.names.change(draft.folder.id, &draft.name);
-        if draft.is_of(job) { self.publish(&change, &draft) } else { Ok(()) }
+        if draft.is_of(job) { self.publish_alone(&change, &draft, job) } else { Ok(()) }
+    }
+
+    /// Makes a draft live for one of its authors; the others go on with their own, unless they lock it.
+    fn publish_alone(&self, change: &Change<'_>, draft: &Draft, job: u64) -> Result<()> {
+        if self.is_shared(draft) && !self.is_locked(draft.node) {
+            self.part_others(change, draft, job)?;
+        }
+        self.publish(change, draft)
+    }
+
+    fn is_shared(&self, draft: &Draft) -> bool {
+        draft.authors.lock().jobs.len() > 1
     }
 
     /// Removes a file by its name in a folder of the store; those who have it open keep it.

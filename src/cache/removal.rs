@@ -40,8 +40,8 @@ impl Cache {
             Err(Errno::ENOENT) => {
                 let reader = job.reader();
                 return match self.choose(&folder.versions(name), None, reader) {
-                    Seen::Kept(node) => {
-                        self.hide(&change, &folder, name, node, job.id);
+                    Seen::Kept(_) => {
+                        self.hide(&change, &folder, name, job.id);
                         Ok(())
                     }
                     _ if own.is_some() => Ok(()),
@@ -53,8 +53,9 @@ impl Cache {
         let at = self.readers.tick();
         let status = status(&victim, b"")?;
         if kind(&status) == Kind::Directory {
-            return Err(Errno::EISDIR);
+            return if own.is_some() { Ok(()) } else { Err(Errno::EISDIR) };
         }
+        self.hide(&change, &folder, name, job.id);
         let node = self.tree.find(key(&status));
         // A lock, or what somebody made for himself.
         let temporary = || {
@@ -98,56 +99,77 @@ impl Cache {
         let job = self.readers.job(caller);
         let step = self.steps.take(caller);
         let change = self.names.change(folder.id, name.as_bytes());
-        let (victim, node) = match open_at(&*directory, name.as_bytes(), OFlags::PATH) {
-            Ok(victim) => {
-                let status = status(&victim, b"")?;
+        let victim = match open_at(&*directory, name.as_bytes(), OFlags::PATH) {
+            Ok(victim) => Some(victim),
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(errno),
+        };
+        // Known as long as this takes, so that what is known of it counts.
+        let node = match &victim {
+            Some(victim) => {
+                let status = status(victim, b"")?;
                 if kind(&status) != Kind::Directory {
                     return Err(Errno::ENOTDIR);
                 }
-                (Some(victim), self.tree.find(key(&status)))
+                self.tree.know(key(&status), Kind::Directory, folder.id, name)
             }
-            Err(Errno::ENOENT) => match self.choose(&folder.versions(name), None, job.reader()) {
-                Seen::Kept(node) => (None, Some(self.tree.get(node)?)),
+            None => match self.choose(&folder.versions(name), None, job.reader()) {
+                Seen::Kept(node) if self.tree.hold(node) => self.tree.get(node)?,
                 _ => return Err(Errno::ENOENT),
             },
-            Err(errno) => return Err(errno),
         };
-        let at = self.readers.tick();
-        let is_empty = match &node {
-            Some(node) if node.kind != Kind::Directory => return Err(Errno::ENOTDIR),
-            Some(node) => self.is_empty_for(&job, node)?,
-            None => true,
-        };
-        let kept = match &node {
-            Some(_) if victim.is_none() => true,
-            Some(node) => {
-                !is_empty
-                    || !node.same_for_all()
-                    || self.is_kept(job.id, at, name, || {
-                        self.is_own(job.id, (&folder, name), Some(node), |how| {
-                            how == How::Exclusively
-                        })
-                    })
-            }
-            None => false,
-        };
-        if !kept {
-            if let Some(victim) = victim {
-                let _moving = self.moves.read();
-                rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::REMOVEDIR)
-                    .map_err(errno)?;
-                self.unnamed(folder.id, name, victim)?;
-            }
-            return Ok(());
+        let removal = DirectoryRemoval { folder: &folder, directory: &directory, name, job: &job };
+        let removed = self.remove_known(caller, step, &change, &removal, victim, &node);
+        self.give_back(node.id, 1);
+        removed
+    }
+
+    fn remove_known(
+        &self,
+        caller: &Caller,
+        step: Option<Step>,
+        change: &Change<'_>,
+        removal: &DirectoryRemoval<'_>,
+        victim: Option<OwnedFd>,
+        node: &Arc<Node>,
+    ) -> Result<()> {
+        let DirectoryRemoval { folder, directory, name, job } = *removal;
+        if node.kind != Kind::Directory {
+            return Err(Errno::ENOTDIR);
         }
-        if self.has_to_come_again(caller, step, &folder, name) {
+        let at = self.readers.tick();
+        let is_empty = self.is_empty_for(job, node)?;
+        let own = || self.is_own(job.id, (folder, name), Some(node), |how| how == How::Exclusively);
+        let kept = victim.is_none()
+            || !is_empty
+            || self.is_anything_seen_in(node)
+            || self.is_kept(job.id, at, name, own);
+        if kept && self.has_to_come_again(caller, step, folder, name) {
             return Err(Errno::ESTALE);
         }
-        match (victim, node) {
-            (None, Some(node)) => self.hide(&change, &folder, name, node.id, job.id),
-            _ => self.retire(&change, &folder, &directory, name, (at, job.id), true)?,
+        self.hide(change, folder, name, job.id);
+        match victim {
+            None => Ok(()),
+            Some(_) if kept => self.retire(change, folder, directory, name, (at, job.id), true),
+            Some(victim) => {
+                let _moving = self.moves.read();
+                rustix::fs::unlinkat(directory, name.as_bytes(), AtFlags::REMOVEDIR)
+                    .map_err(errno)?;
+                self.unnamed(folder.id, name, victim)
+            }
         }
-        Ok(())
+    }
+
+    /// Whether a running job sees a version in a directory that is not live there.
+    fn is_anything_seen_in(&self, node: &Arc<Node>) -> bool {
+        let versions = self.tree.versioned(node).all_versions();
+        let mut kept = versions.iter().flat_map(|(_, kept)| kept);
+        let jobs = self.readers.all();
+        kept.any(|kept| {
+            let stage = &kept.version.stage;
+            let version = || [Version { what: (), stage: stage.clone() }];
+            jobs.iter().any(|job| view::seen(version(), job.reader()).is_some())
+        })
     }
 
     /// Whether the caller has to look the directory up once more before it is taken away, so that the
@@ -238,6 +260,13 @@ impl Cache {
             None if exchange => return Err(Errno::EINVAL),
             None => self.check_kept_target(&job, &new_folder, new_name)?,
             Some((status, _)) if key(status) == moved && !exchange => return Ok(()),
+            Some((status, _))
+                if kind(status) == Kind::Directory
+                    && !exchange
+                    && kind(&self::status(&source.descriptor, b"")?) != Kind::Directory =>
+            {
+                return Err(Errno::EISDIR);
+            }
             Some((status, _)) if kind(status) == Kind::Directory && !exchange => {
                 if self.make_way(&change, &job, (&new_folder, &to, new_name), key(status))? {
                     target = None;
@@ -249,6 +278,7 @@ impl Cache {
             return Err(Errno::EEXIST);
         }
         if !exchange
+            && !target.as_ref().is_some_and(|(status, _)| kind(status) == Kind::Directory)
             && let Some(own) = staged_by(&new_kept, job.id).and_then(|o| self.draft_of(o, job.id))
         {
             self.give_up(&change, &own, job.id);
@@ -277,20 +307,16 @@ impl Cache {
             self.tree.remove_place(node, source.folder, place);
             self.tree.add_place(node, new_folder.id, new_name);
         }
-        if !source.live
-            && let Some(node) = &node
-        {
-            self.hide(&change, &folder, name, node.id, job.id);
-        }
+        self.hide(&change, &folder, name, job.id);
         if let Some(node) = &node {
-            self.note_added(node.id, &job, (new_folder.id, new_name), How::Moved);
+            self.note_moved(node, &job, (new_folder.id, new_name));
         }
         match target {
             Some((status, _)) if exchange => {
                 if let Some(node) = self.tree.find(key(&status)) {
                     self.tree.remove_place(&node, new_folder.id, new_name);
                     self.tree.add_place(&node, folder.id, name);
-                    self.note_added(node.id, &job, (folder.id, name), How::Moved);
+                    self.note_moved(&node, &job, (folder.id, name));
                 }
             }
             Some((_, descriptor)) => self.unnamed(new_folder.id, new_name, descriptor)?,
@@ -299,7 +325,20 @@ impl Cache {
         if keeps && !exchange {
             self.keep_moved(&folder, name, &source, node, (at, job.id))?;
         }
+        // The kernel moves what it has cached of the old name, with the time for which it believes it.
+        for (folder, name) in [(&folder, name), (&new_folder, new_name)] {
+            if !folder.versions(name).is_empty() {
+                self.tell_kernel_later(folder.id, name.as_bytes());
+            }
+        }
         Ok(())
+    }
+
+    fn note_moved(&self, node: &Node, job: &Job, name: (NodeId, Name<'_>)) {
+        self.note_added(node.id, job, name, How::Moved);
+        if node.kind == Kind::Directory {
+            self.additions.note_moved(node.id, self.readers.tick());
+        }
     }
 
     /// Where what a job sees under a name lies in the store.
@@ -358,7 +397,10 @@ impl Cache {
         victim: FileKey,
     ) -> Result<bool> {
         let Some(node) = self.tree.find(victim) else { return Ok(false) };
-        if self.is_empty_for(job, &node)? && node.same_for_all() {
+        if !self.is_empty_for(job, &node)? {
+            return Err(Errno::ENOTEMPTY);
+        }
+        if node.same_for_all() {
             // rename(2) removes it by itself.
             return Ok(false);
         }
@@ -387,6 +429,14 @@ impl Cache {
         self.keep_old_name(folder, name, what, removal);
         Ok(())
     }
+}
+
+/// Which directory a job removes.
+struct DirectoryRemoval<'a> {
+    folder: &'a Arc<Node>,
+    directory: &'a OwnedFd,
+    name: Name<'a>,
+    job: &'a Job,
 }
 
 /// Where the source of a rename lies in the store.

@@ -110,6 +110,8 @@ pub(super) struct Retired {
     /// By the number of the version that it is, and so in the order of removals.
     records: Mutex<BTreeMap<u64, Record>>,
     reaper: Mutex<Option<Sender<()>>>,
+    /// To whoever tells the kernel of names that it has to ask for again.
+    herald: Mutex<Option<Sender<(NodeId, Box<[u8]>)>>>,
 }
 
 impl Retired {
@@ -118,6 +120,16 @@ impl Retired {
         if let Some(reaper) = &*self.reaper.lock() {
             // It ends with the cache; then there is nothing to wake.
             let _ = reaper.send(());
+        }
+    }
+}
+
+impl Retired {
+    /// Has the kernel told of a name, soon.
+    pub(super) fn tell_later(&self, folder: NodeId, name: &[u8]) {
+        if let Some(herald) = &*self.herald.lock() {
+            // It ends with the cache; then the kernel has gone, too.
+            let _ = herald.send((folder, name.into()));
         }
     }
 }
@@ -236,32 +248,32 @@ impl Cache {
         self.retired.records.lock().insert(version, record);
     }
 
-    /// `job` does not see that kept version of a name any more.
-    pub(super) fn hide(
-        &self,
-        _: &Change<'_>,
-        folder: &Node,
-        name: Name<'_>,
-        what: NodeId,
-        job: u64,
-    ) {
+    /// `job` does not see any kept version of a name any more.
+    pub(super) fn hide(&self, _: &Change<'_>, folder: &Node, name: Name<'_>, job: u64) {
+        if folder.versions(name).is_empty() {
+            return;
+        }
         let mut numbers = SmallVec::<[u64; 1]>::new();
         self.tree.change_versions(folder, name.as_bytes(), |list| {
-            for kept in list.iter_mut().filter(|kept| kept.version.what == what) {
-                if let Stage::Retired { hidden, .. } = &mut kept.version.stage {
+            for kept in list.iter_mut() {
+                if let Stage::Retired { hidden, .. } = &mut kept.version.stage
+                    && !hidden.contains(&job)
+                {
                     hidden.push(job);
                     numbers.push(kept.number);
                 }
             }
         });
         let mut records = self.retired.records.lock();
-        for number in numbers {
-            if let Some(record) = records.get_mut(&number) {
+        for number in &numbers {
+            if let Some(record) = records.get_mut(number) {
                 record.hidden.push(job);
             }
         }
         drop(records);
-        self.retired.wake();
+        if !numbers.is_empty() {
+            self.retired.wake();
+        }
     }
 
     /// The directory that was removed last under this name and is still kept.
@@ -325,6 +337,18 @@ impl Cache {
     /// All that is live in a retired directory becomes retired as the directory is.
     fn retire_contents(&self, node: &Arc<Node>, stage: &Stage) -> Result<()> {
         let Stage::Retired { at, hidden } = stage else { return Ok(()) };
+        // Nobody sees more in it than sees the directory itself.
+        for (name, _) in node.all_versions() {
+            self.tree.change_versions(node, &name, |list| {
+                for kept in list.iter_mut() {
+                    if let Stage::Retired { at: removed, hidden: unseen } = &mut kept.version.stage
+                    {
+                        *removed = (*removed).min(*at);
+                        unseen.extend(hidden.iter().copied());
+                    }
+                }
+            });
+        }
         let directory = self.directory(node.id)?;
         for name in self.names_in(&directory)? {
             let name = known_name(&name);
@@ -335,10 +359,7 @@ impl Cache {
                 Err(errno) => return Err(errno),
             }
             for &job in hidden.iter().skip(1) {
-                let newest = node.versions(name).last().map(|kept| kept.version.what);
-                if let Some(what) = newest {
-                    self.hide(&change, node, name, what, job);
-                }
+                self.hide(&change, node, name, job);
             }
         }
         Ok(())
@@ -404,6 +425,20 @@ impl Cache {
                     Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
                 }
                 while woken.try_recv().is_ok() {}
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Starts what tells the kernel of names, on behalf of those who answer it.
+    pub(super) fn start_herald(self: &Arc<Self>) -> std::io::Result<()> {
+        let (tell, told) = std::sync::mpsc::channel::<(NodeId, Box<[u8]>)>();
+        *self.retired.herald.lock() = Some(tell);
+        let cache = Arc::downgrade(self);
+        std::thread::Builder::new().name("herald".into()).spawn(move || {
+            while let Ok((folder, name)) = told.recv() {
+                let Some(cache) = cache.upgrade() else { return };
+                cache.tell_kernel(folder, &name);
             }
         })?;
         Ok(())

@@ -62,6 +62,11 @@ impl Place {
         NodeId(self.parent)
     }
 
+    /// Whether it lies among what everyone may see.
+    pub(super) fn is_public(&self) -> bool {
+        ![STAGED, RETIRED].contains(&self.parent())
+    }
+
     pub(super) fn is(&self, parent: NodeId, name: Name<'_>) -> bool {
         self.parent == parent.0 && *self.name == *name.as_bytes()
     }
@@ -127,8 +132,7 @@ impl Node {
     /// The name that it has, or had last, where everyone could see it.
     pub(super) fn last_place(&self) -> Option<Place> {
         let state = self.state.lock();
-        let private = |place: &&Place| [STAGED, RETIRED].contains(&place.parent());
-        let public = state.places.iter().find(|place| !private(place));
+        let public = state.places.iter().find(|place| place.is_public());
         public.or(state.was.as_ref()).cloned()
     }
 
@@ -406,7 +410,7 @@ impl Tree {
                 let mut state = node.state.lock();
                 state.orphan = Some(Arc::new(descriptor));
                 if let Some(place) = state.places.first()
-                    && ![STAGED, RETIRED].contains(&place.parent())
+                    && place.is_public()
                 {
                     state.was = Some(place.clone());
                 }

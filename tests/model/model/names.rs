@@ -33,7 +33,7 @@ impl Model {
                 return false;
             }
             let (when, who) = version.added;
-            who != job && self.running().any(|r| r == who) && listed.is_some_and(|at| *at < when)
+            who != job && listed.is_some_and(|at| *at < when)
         };
         let is_there = |version: &&Version| match &version.stage {
             Stage::Staged(by) => *by == job,
