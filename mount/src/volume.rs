@@ -361,6 +361,9 @@ pub trait Notify: Send + Sync {
     /// open or works in it goes on undisturbed. Fine if the system does not know the name.
     fn expire(&self, parent: NodeId, name: &OsStr) -> io::Result<()>;
 
+    /// The device number, major and minor, that files of the mount have (`st_dev`).
+    fn device(&self) -> (u32, u32);
+
     /// A node's attributes, and a directory's listing, have changed. Fine if it is not known.
     fn changed(&self, node: NodeId) -> io::Result<()>;
 }

@@ -55,21 +55,22 @@ impl Cache {
             return Ok(self.opened(caller, job, &node, Open::Reading));
         }
         if let Some(draft) = self.draft_of(id, job.id) {
-            let file = self.open_draft(&draft, &node, flags)?;
+            let file = self.open_draft(&draft, &node, job.id, flags)?;
             return self.opened_draft(caller, job, &node, flags, file, draft);
         }
         if flags.contains(OpenFlags::TRUNCATE) && self.has_to_replace(caller, &node)? {
-            if matches!(step, None | Some(Step::Remove { .. })) {
+            let Some(Step::Replace { node: was, at }) = step else {
                 self.steps.set(caller, Step::Replace { node: id, at: node.last_place() });
                 return Err(Errno::ESTALE);
-            }
-            // The kernel does not come a third time. What it was told of has become live, and what it
-            // has now is nobody else's; or else it has no name for it.
-            if node.place().is_none()
-                && let Some(draft) = self.stage_aside(&job, &node)?
+            };
+            // The kernel does not come a third time. If it has looked nothing up, it has no name for
+            // it; else the draft that it was told of has become live just now.
+            if was != id
+                && let Some(at) = at
+                && let Some(draft) = self.stage_aside(&job, &at, &node)?
             {
                 let staged = self.tree.get(draft.node)?;
-                let file = self.open_draft(&draft, &staged, flags)?;
+                let file = self.open_draft(&draft, &staged, job.id, flags)?;
                 return self.opened_draft(caller, job, &node, flags, file, draft);
             }
         }
@@ -242,12 +243,11 @@ impl Cache {
                 let (flags, mode) = (store_flags(flags), mode(permissions));
                 let (draft, file) = self.stage(change, drafting, making, flags, mode)?;
                 self.give_to_caller(caller, &file)?;
-                draft.note_opened();
                 return Ok(Some((draft, File::from(file))));
             }
         };
         let node = self.tree.get(draft.node)?;
-        let file = self.open_draft(&draft, &node, flags)?;
+        let file = self.open_draft(&draft, &node, drafting.job.id, flags)?;
         Ok(Some((draft, file)))
     }
 
@@ -265,7 +265,7 @@ impl Cache {
         let draft = self.draft_of(own, job.id).ok_or(Errno::ESTALE)?;
         let entry = self.kept_entry(own)?;
         let node = self.tree.get(own)?;
-        let file = self.open_draft(&draft, &node, flags)?;
+        let file = self.open_draft(&draft, &node, job.id, flags)?;
         Ok((entry, self.opened_draft(caller, job, &node, flags, file, draft)?))
     }
 

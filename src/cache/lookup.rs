@@ -40,8 +40,6 @@ pub(super) struct Live {
 pub(super) enum Step {
     /// To replace what is in this file, which has, or had, this name.
     Replace { node: NodeId, at: Option<Place> },
-    /// To open the draft that he was told of.
-    OpenDraft,
     /// To open a file under the number that it has now.
     Reopen,
     /// To take away the directory `name` of `folder`.
@@ -237,10 +235,18 @@ impl Cache {
                 if kind(&status) != Kind::File {
                     return Ok(None);
                 }
+                // Another file than the one he met first: one that jobs lock, perhaps.
+                if let Seen::Live(live) = seen
+                    && self.is_emptied_in_place(&live.node, &status)
+                {
+                    return Ok(None);
+                }
+                // The kernel asks twice: once to hear that it is another node, and then for that. So
+                // the step is done only when the draft is opened.
+                let at = Some(Place::new(versioned.id, name));
+                self.steps.set(caller, Step::Replace { node, at });
                 let old = Old { status, node: self.tree.get(id).ok() };
-                let entry = self.begin_replacing(caller, &versioned, name, &old)?;
-                self.steps.set(caller, Step::OpenDraft);
-                Ok(Some(entry))
+                self.begin_replacing(caller, &versioned, name, &old).map(Some)
             }
             Step::Remove { folder: wanted, name: wanted_name }
                 if wanted == versioned.id && *wanted_name == *name.as_bytes() =>

@@ -183,7 +183,7 @@ impl Cache {
         let cache = Arc::downgrade(self);
         self.readers.when_one_ends(Box::new(move |job| {
             if let Some(cache) = cache.upgrade() {
-                cache.drop_unopened_drafts(job.id);
+                cache.drop_drafts_of(job.id);
                 cache.retired.wake();
             }
         }));

@@ -23,7 +23,7 @@ use super::files::store_flags;
 use super::handles::{Handle, Open};
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
-use super::tree::{Kept, KeptList, Node, RETIRED, STAGED};
+use super::tree::{Kept, KeptList, Node, Place, RETIRED, STAGED};
 use super::view::{Stage, Version, is_lock_name};
 use crate::readers::{Fate, Job};
 
@@ -60,8 +60,6 @@ pub(super) struct Draft {
 #[derive(Debug, Default)]
 struct Authors {
     jobs: SmallVec<[u64; 1]>,
-    /// Somebody has it open, or had.
-    opened: bool,
     /// Other jobs have had it open, or have it.
     joined: bool,
 }
@@ -74,11 +72,6 @@ impl Draft {
 
     fn is_of(&self, job: u64) -> bool {
         self.authors.lock().jobs.contains(&job)
-    }
-
-    /// Somebody has it open from now on.
-    pub(super) fn note_opened(&self) {
-        self.authors.lock().opened = true;
     }
 
     fn name(&self) -> Name<'_> {
@@ -119,6 +112,12 @@ pub(super) fn staged_by(kept: &KeptList, job: u64) -> Option<NodeId> {
 }
 
 impl Cache {
+    /// Whether anybody locks a file, or waits to.
+    pub(super) fn is_locked(&self, node: NodeId) -> bool {
+        let device = self.kernel.get().map_or((0, 0), |kernel| kernel.device());
+        self.readers.is_locked(device, node.0)
+    }
+
     /// The drafts that others are making of a name.
     fn others(&self, kept: &KeptList, job: u64) -> SmallVec<[Arc<Draft>; 1]> {
         kept.iter()
@@ -137,10 +136,11 @@ impl Cache {
     pub(super) fn is_emptied_in_place(&self, node: &Node, status: &Statx) -> bool {
         // Without a name: open for long, and reached by a descriptor.
         let Some(place) = node.last_place() else { return true };
+        let live = node.place().is_some_and(|place| ![STAGED, RETIRED].contains(&place.parent()));
         status.stx_nlink > 1
-            || status.stx_size == 0 && place.parent() != RETIRED
+            || status.stx_size == 0 && live
             || is_lock_name(&place.name)
-            || node.is_open() && self.readers.is_locked(node.id.0)
+            || node.is_open() && self.is_locked(node.id)
     }
 
     /// A draft of another job that this one has to share: still empty, or locked. The locked one
@@ -152,7 +152,7 @@ impl Cache {
     ) -> Result<Option<Start>> {
         let Drafting { folder, name, kept, job } = *drafting;
         for draft in self.others(kept, job.id) {
-            if self.readers.is_locked(draft.node.0) {
+            if self.is_locked(draft.node) {
                 self.publish_common(change, &draft)?;
                 return Ok(Some(Start::Live));
             }
@@ -185,7 +185,7 @@ impl Cache {
     ) -> Result<()> {
         for draft in self.others(kept, job.id) {
             let unwritten = !draft.written.load(Ordering::Relaxed);
-            if unwritten || self.readers.is_locked(draft.node.0) {
+            if unwritten || self.is_locked(draft.node) {
                 return self.publish_common(change, &draft);
             }
         }
@@ -267,14 +267,15 @@ impl Cache {
         self.kept_entry(shared.node)
     }
 
-    /// A draft of the name that a file has, for one who has opened the file already; none if it has no
-    /// name, or if his job is making one.
-    pub(super) fn stage_aside(&self, job: &Job, node: &Node) -> Result<Option<Arc<Draft>>> {
-        let Some(place) = node.last_place() else { return Ok(None) };
+    /// A draft of a name for one who has opened, under that name, something that was no more there when
+    /// he did; none if the directory is gone.
+    pub(super) fn stage_aside(
+        &self,
+        job: &Job,
+        place: &Place,
+        node: &Node,
+    ) -> Result<Option<Arc<Draft>>> {
         let Ok(folder) = self.tree.get(place.parent()) else { return Ok(None) };
-        if [STAGED, RETIRED].contains(&folder.id) {
-            return Ok(None);
-        }
         let (folder, name) = (self.tree.versioned(&folder), super::tree::known_name(&place.name));
         let change = self.names.change(folder.id, name.as_bytes());
         let kept = folder.versions(name);
@@ -313,13 +314,15 @@ impl Cache {
         &self,
         draft: &Arc<Draft>,
         node: &Node,
+        job: u64,
         flags: OpenFlags,
     ) -> Result<File> {
         let file = File::from(self.open_node(node, store_flags(flags | OpenFlags::WRITE))?);
-        if flags.contains(OpenFlags::TRUNCATE) && draft.written.load(Ordering::Relaxed) {
+        // What another job has begun to write meanwhile is not this one's to empty.
+        let own = !draft.is_joined_by(job);
+        if own && flags.contains(OpenFlags::TRUNCATE) && draft.written.load(Ordering::Relaxed) {
             rustix::fs::ftruncate(&file, 0).map_err(errno)?;
         }
-        draft.note_opened();
         Ok(file)
     }
 
@@ -340,19 +343,28 @@ impl Cache {
         if draft.common.load(Ordering::Acquire) {
             return Ok(());
         }
-        if !joined {
-            if !draft.written.load(Ordering::Acquire) {
-                let _nobody_joins = draft.authors.lock();
-                draft.written.store(true, Ordering::Release);
-            }
+        if !joined && draft.written.load(Ordering::Acquire) {
             return Ok(());
+        }
+        if !joined {
+            let authors = draft.authors.lock();
+            if !authors.joined {
+                // Nobody joins from now on.
+                draft.written.store(true, Ordering::Release);
+                return Ok(());
+            }
         }
         let change = self.names.change(draft.folder.id, &draft.name);
         if draft.common.load(Ordering::Acquire) {
             return Ok(());
         }
-        if draft.is_of(handle.job.id) && self.readers.is_locked(draft.node.0) {
+        if draft.is_of(handle.job.id) && self.is_locked(draft.node) {
+            draft.written.store(true, Ordering::Release);
             return self.publish_common(&change, draft);
+        }
+        if !joined {
+            draft.written.store(true, Ordering::Release);
+            return Ok(());
         }
         self.part(&change, handle, draft)
     }
@@ -383,7 +395,6 @@ impl Cache {
         let drafting = Drafting { folder, name, kept: &kept, job: &handle.job };
         let (own, file) = self.stage(change, &drafting, draft.making, OFlags::RDWR, mode)?;
         own.written.store(true, Ordering::Release);
-        own.note_opened();
         let mut target = target.write();
         target.file = Arc::new(File::from(file));
         target.draft = Some(own);
@@ -537,11 +548,16 @@ impl Cache {
         if !draft.is_of(job) {
             return Ok(());
         }
+        if draft.written.load(Ordering::Acquire) {
+            // Another job has written it meanwhile, who is later.
+            self.give_up(&change, draft, job);
+            return Ok(());
+        }
         let shared = draft.authors.lock().jobs.len() > 1;
         let directory = self.directory(draft.folder.id)?;
         let live = status(&*directory, &draft.name).ok();
         let is_file = live.is_some_and(|live| kind(&live) == Kind::File);
-        if shared && self.readers.is_locked(draft.node.0) {
+        if shared && self.is_locked(draft.node) {
             return self.publish_common(&change, draft);
         }
         // Others may be about to lock it.
@@ -559,14 +575,15 @@ impl Cache {
         emptied.map(drop).map_err(errno)
     }
 
-    /// Drops the drafts that a job has begun and then not opened.
-    pub(super) fn drop_unopened_drafts(&self, job: u64) {
-        let unopened = |draft: &Draft| {
-            let authors = draft.authors.lock();
-            !authors.opened && authors.jobs.contains(&job)
-        };
-        let drafts: Vec<_> =
-            self.drafts.iter().filter(|draft| unopened(draft)).map(|draft| draft.clone()).collect();
+    /// Drops what a job that has ended was writing: what it closed is live, and the rest it was told of
+    /// and never came for.
+    pub(super) fn drop_drafts_of(&self, job: u64) {
+        let drafts: Vec<_> = self
+            .drafts
+            .iter()
+            .filter(|draft| draft.is_of(job))
+            .map(|draft| draft.clone())
+            .collect();
         for draft in drafts {
             let change = self.names.change(draft.folder.id, &draft.name);
             self.give_up(&change, &draft, job);

@@ -59,7 +59,7 @@ impl Cache {
         // A lock, or what somebody made for himself.
         let temporary = || {
             let made = |how| matches!(how, How::Exclusively | How::Shared);
-            let locked = |node: &Arc<Node>| node.is_open() && self.readers.is_locked(node.id.0);
+            let locked = |node: &Arc<Node>| node.is_open() && self.is_locked(node.id);
             node.as_ref().is_some_and(locked)
                 || self.is_own(job.id, (&folder, name), node.as_deref(), made)
         };

@@ -197,6 +197,7 @@ impl Cache {
             if kind != Kind::Directory {
                 self.tree.remove_place(&node, folder.id, name);
             }
+            node.note_last_place(folder.id, name);
             node
         };
         let hidden = SmallVec::from_elem(by, 1);

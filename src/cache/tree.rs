@@ -71,7 +71,7 @@ impl Place {
 struct State {
     places: SmallVec<[Place; 1]>,
     orphan: Option<Arc<OwnedFd>>,
-    /// Of an orphan: the last name that it had.
+    /// Of an orphan, and of what was removed: the last name that it had.
     was: Option<Place>,
     /// Its file lives on under another number.
     renumbered: bool,
@@ -124,10 +124,16 @@ impl Node {
         self.state.lock().orphan.clone()
     }
 
-    /// The name that it has, or had last.
+    /// The name that it has, or had last, where everyone could see it.
     pub(super) fn last_place(&self) -> Option<Place> {
         let state = self.state.lock();
-        state.places.first().or(state.was.as_ref()).cloned()
+        let private = |place: &&Place| [STAGED, RETIRED].contains(&place.parent());
+        let public = state.places.iter().find(|place| !private(place));
+        public.or(state.was.as_ref()).cloned()
+    }
+
+    pub(super) fn note_last_place(&self, parent: NodeId, name: Name<'_>) {
+        self.state.lock().was = Some(Place::new(parent, name));
     }
 
     /// Whether its file lives on under another number.
@@ -399,7 +405,11 @@ impl Tree {
             let places = {
                 let mut state = node.state.lock();
                 state.orphan = Some(Arc::new(descriptor));
-                state.was = state.places.first().cloned();
+                if let Some(place) = state.places.first()
+                    && ![STAGED, RETIRED].contains(&place.parent())
+                {
+                    state.was = Some(place.clone());
+                }
                 std::mem::take(&mut state.places)
             };
             for place in places {

@@ -128,8 +128,8 @@ impl System for Linux {
         proc::has_open(process, inode)
     }
 
-    fn is_locked(&self, inode: u64) -> bool {
-        std::fs::read("/proc/locks").is_ok_and(|locks| proc::is_locked(&locks, inode))
+    fn is_locked(&self, device: (u32, u32), inode: u64) -> bool {
+        std::fs::read("/proc/locks").is_ok_and(|locks| proc::is_locked(&locks, device, inode))
     }
 
     fn report_to(&self, ends: Weak<dyn Ends>) {

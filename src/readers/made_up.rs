@@ -173,7 +173,7 @@ impl System for MadeUp {
         self.state.lock().open.contains(&(process, inode))
     }
 
-    fn is_locked(&self, inode: u64) -> bool {
+    fn is_locked(&self, _: (u32, u32), inode: u64) -> bool {
         self.state.lock().locked.contains(&inode)
     }
 

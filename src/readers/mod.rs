@@ -104,9 +104,9 @@ impl Readers {
         self.system.has_open(process, inode)
     }
 
-    /// Whether anybody holds a lock on a file whose inode number is `inode`, or waits for one.
-    pub fn is_locked(&self, inode: u64) -> bool {
-        self.system.is_locked(inode)
+    /// Whether anybody holds a lock on the file with that device and inode number, or waits for one.
+    pub fn is_locked(&self, device: (u32, u32), inode: u64) -> bool {
+        self.system.is_locked(device, inode)
     }
 
     /// The next moment.

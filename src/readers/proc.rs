@@ -79,8 +79,8 @@ pub(super) fn has_open(process: u32, inode: u64) -> bool {
 
 /// Whether somebody holds a lock on a file of that inode number, or waits for one, by what
 /// `/proc/locks` says. Leases are no locks.
-pub(super) fn is_locked(locks: &[u8], inode: u64) -> bool {
-    let inode = inode.to_string();
+pub(super) fn is_locked(locks: &[u8], (major, minor): (u32, u32), inode: u64) -> bool {
+    let wanted = format!("{major:02x}:{minor:02x}:{inode}");
     locks.split(|&b| b == b'\n').any(|line| {
         let mut fields = line.split(|&b| b == b' ').filter(|field| !field.is_empty());
         let kind = fields.find(|field| field.first().is_some_and(u8::is_ascii_uppercase));
@@ -89,7 +89,7 @@ pub(super) fn is_locked(locks: &[u8], inode: u64) -> bool {
         }
         // ADVISORY, WRITE, pid, then device and inode.
         let file = fields.nth(3).unwrap_or_default();
-        file.rsplit(|&b| b == b':').next() == Some(inode.as_bytes())
+        file == wanted.as_bytes()
     })
 }
 
@@ -128,8 +128,10 @@ mod tests {
             2: POSIX  ADVISORY  READ  99 08:01:79 1073741826 1073742335\n\
             3: OFDLCK ADVISORY  WRITE -1 08:01:80 0 EOF\n\
             4: LEASE  ACTIVE    READ  99 08:01:81 0 EOF\n";
-        let locked: Vec<u64> = (70..90).filter(|&inode| is_locked(locks, inode)).collect();
-        assert_eq!(locked, [77, 78, 79, 80]);
-        assert!(!is_locked(locks, 7));
+        let locked = |device| -> Vec<u64> {
+            (70..90).filter(|&inode| is_locked(locks, device, inode)).collect()
+        };
+        assert_eq!((locked((0, 0x2f)), locked((8, 1))), (vec![77, 78], vec![79, 80]));
+        assert!(!is_locked(locks, (0, 0x2f), 7));
     }
 }

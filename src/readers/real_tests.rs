@@ -213,15 +213,16 @@ fn fates_of_real_processes() {
 fn open_files_and_locks() {
     use std::os::unix::fs::MetadataExt;
     let (system, file) = (Linux::new().unwrap(), tempfile::tempfile().unwrap());
-    let inode = file.metadata().unwrap().ino();
+    let (inode, device) = (file.metadata().unwrap().ino(), file.metadata().unwrap().dev());
+    let device = (rustix::fs::major(device), rustix::fs::minor(device));
     assert!(system.has_open(std::process::id(), inode));
     assert!(!system.has_open(std::process::id(), u64::MAX));
-    assert!(!system.is_locked(inode));
+    assert!(!system.is_locked(device, inode));
     let lock = |operation| rustix::fs::flock(&file, operation).unwrap();
     lock(rustix::fs::FlockOperation::LockExclusive);
-    assert!(system.is_locked(inode));
+    assert!(system.is_locked(device, inode));
     lock(rustix::fs::FlockOperation::Unlock);
-    assert!(!system.is_locked(inode));
+    assert!(!system.is_locked(device, inode));
     drop(file);
     assert!(!system.has_open(std::process::id(), inode));
 }

@@ -67,7 +67,7 @@ pub trait System: Send + Sync + 'static {
 
     /// Whether anybody holds a lock (`flock(2)` or `fcntl(2)`) on a file of that inode number, or
     /// waits for one.
-    fn is_locked(&self, inode: u64) -> bool;
+    fn is_locked(&self, device: (u32, u32), inode: u64) -> bool;
 
     /// Says who is told of ends. Called once, before anything is watched.
     fn report_to(&self, ends: Weak<dyn Ends>);

@@ -270,10 +270,10 @@ fn fates_files_and_locks_are_the_system_s() {
     bench.system.open(10, 77);
     bench.system.lock(78);
     assert!(bench.readers.has_open(10, 77) && !bench.readers.has_open(10, 78));
-    assert!(bench.readers.is_locked(78) && !bench.readers.is_locked(77));
+    assert!(bench.readers.is_locked((0, 0), 78) && !bench.readers.is_locked((0, 0), 77));
     bench.system.close(10, 77);
     bench.system.unlock(78);
-    assert!(!bench.readers.has_open(10, 77) && !bench.readers.is_locked(78));
+    assert!(!bench.readers.has_open(10, 77) && !bench.readers.is_locked((0, 0), 78));
 }
 
 #[test]

@@ -186,8 +186,11 @@ fn serve<V: Volume>(
     let second = Arc::new(device.try_clone()?);
     let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)?;
     let features = agreed.get().copied().unwrap_or_default();
-    let notifier =
-        Notifier { device: Arc::downgrade(&second), can_expire: features.expiring_names };
+    let notifier = Notifier {
+        device: Arc::downgrade(&second),
+        can_expire: features.expiring_names,
+        mounted_as: place.device(),
+    };
     shared.volume.mounted(Arc::new(notifier));
     let server = std::thread::Builder::new().name("serve".into()).spawn(move || {
         // Until serving ends, in whichever way, and no longer.

@@ -25,6 +25,10 @@ pub(super) struct Place {
 }
 
 impl Place {
+    pub(super) fn device(&self) -> (u32, u32) {
+        self.device
+    }
+
     pub(super) fn connection(&self) -> u32 {
         self.device.1
     }

@@ -27,6 +27,8 @@ pub(super) struct Notifier {
     pub(super) device: Weak<OwnedFd>,
     /// The kernel knows [`EXPIRE_ONLY`]. (Linux 6.2.)
     pub(super) can_expire: bool,
+    /// What the mount's files have as their device.
+    pub(super) mounted_as: (u32, u32),
 }
 
 impl Notifier {
@@ -45,6 +47,10 @@ impl Notifier {
 impl Notify for Notifier {
     fn expire(&self, parent: NodeId, name: &OsStr) -> io::Result<()> {
         self.send(&invalidate_entry(parent, name, self.can_expire))
+    }
+
+    fn device(&self) -> (u32, u32) {
+        self.mounted_as
     }
 
     fn changed(&self, node: NodeId) -> io::Result<()> {
@@ -106,7 +112,7 @@ mod tests {
 
     #[test]
     fn nobody_is_told_when_nobody_serves() {
-        let notifier = Notifier { device: Weak::new(), can_expire: true };
+        let notifier = Notifier { device: Weak::new(), can_expire: true, mounted_as: (0, 9) };
         notifier.expire(NodeId::ROOT, OsStr::new("a")).unwrap();
         notifier.changed(NodeId::ROOT).unwrap();
     }
