@@ -62,6 +62,10 @@ impl Notify for Deaf {
     fn changed(&self, _: NodeId) -> io::Result<()> {
         Ok(())
     }
+
+    fn device(&self) -> (u32, u32) {
+        (0, 0)
+    }
 }
 
 /// Nodes that were told to the kernel, in the course of one call.

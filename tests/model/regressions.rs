@@ -104,6 +104,16 @@ regressions! {
         Job(1, List("a")), Job(0, Open("a/a", Create)), Job(0, Write(1)), Job(0, Close(1)),
         Job(1, Rmdir("a")),
     ]
+    agrees regression_what_was_renamed_over_since_was_there_before [
+        Job(0, Symlink("b")), Job(1, Begin), Job(0, Mkdir("a")), Job(0, Symlink("a/b")),
+        Job(0, List("a")), Job(1, Rename("b", "a/b")), Job(0, Rmdir("a")),
+    ]
+    // 3.7, when the kernel has forgotten what lies below a draft.
+    agrees regression_what_is_below_a_draft_has_its_maker [
+        Job(2, Open("a", Shared)), Job(0, Open("a", Create)), Job(0, Write(0)), Job(0, Close(0)),
+        Job(2, Close(0)), Job(2, Open("a", Create)), Job(2, Unlink("a")),
+    ]
+    agrees regression_an_empty_directory_of_another_is_kept [Job(1, Mkdir("b")), Job(0, Begin), Job(0, Rmdir("b"))]
     // 2.5: rename follows POSIX.
     agrees regression_a_directory_with_something_new_in_it_is_not_replaced [
         Job(0, Mkdir("a")), Job(1, List("a")), Job(0, Mkdir("a/a")), Job(1, Mkdir("b")),

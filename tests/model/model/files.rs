@@ -81,9 +81,8 @@ impl Model {
             return Err(libc::EEXIST);
         }
         let others = self.names(at.0)?.get(at.1).map_or(&[][..], Vec::as_slice);
-        let is_empty = |v: &&Version| {
-            matches!(v.stage, Stage::Staged(_)) && !v.is_lock && !self.written.contains(&v.node)
-        };
+        let is_empty =
+            |v: &&Version| matches!(v.stage, Stage::Staged(_)) && !self.written.contains(&v.node);
         let empty = others.iter().find(is_empty).cloned();
         if let (How::Shared, Some(Version { node, stage: Stage::Staged(by), .. })) = (how, empty) {
             self.publish(at, by, false)?;

@@ -101,8 +101,9 @@ impl Model {
         let (moved, is_directory) = (version.node, self.is_directory(version.node));
         // The old name of something that lives under another one is not moved once more.
         let is_kept = matches!(version.stage, Stage::Retired(..));
-        let is_gone = version.is_old && (is_directory || self.names_of(moved) == 0);
-        let is_elsewhere = is_kept && (is_gone || self.links(moved) > 0);
+        let is_there = |v: &Version| matches!(v.stage, Stage::Retired(..)) && !v.is_old;
+        let is_old = version.is_old && (is_directory || self.count(moved, is_there) == 0);
+        let is_elsewhere = is_kept && (is_old || version.is_old && self.links(moved) > 0);
         if let Some(target) = self.view_of(to, job) {
             if target.node == moved && (!is_directory || from == to) {
                 return Ok(());
