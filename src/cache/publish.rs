@@ -48,6 +48,8 @@ pub(super) struct Draft {
     making: Making,
     /// The job that began it.
     first: u64,
+    /// The draft that its author had shared with others before.
+    origin: Option<Arc<Draft>>,
     /// Whether its first author has written anything; set with `authors` locked.
     written: AtomicBool,
     /// It became live because jobs lock it, or write it together: whoever has it open writes it.
@@ -62,6 +64,8 @@ struct Authors {
     jobs: SmallVec<[u64; 1]>,
     /// Other jobs have had it open, or have it.
     joined: bool,
+    /// Those who took the name away while they had it open: what they write has no name.
+    gone: SmallVec<[u64; 1]>,
 }
 
 impl Draft {
@@ -137,8 +141,7 @@ impl Cache {
         // Without a name: open for long, and reached by a descriptor.
         let Some(place) = node.last_place() else { return true };
         let live = node.place().is_some_and(|place| place.is_public());
-        status.stx_nlink > 1
-            || status.stx_size == 0 && live
+        live && (status.stx_nlink > 1 || status.stx_size == 0)
             || is_lock_name(&place.name)
             || node.is_open() && self.is_locked(node.id)
     }
@@ -201,6 +204,18 @@ impl Cache {
         flags: OFlags,
         mode: Mode,
     ) -> Result<(Arc<Draft>, OwnedFd)> {
+        self.stage_from(None, drafting, making, flags, mode)
+    }
+
+    /// As [`Cache::stage`], with the draft that its author had shared with others before.
+    fn stage_from(
+        &self,
+        origin: Option<Arc<Draft>>,
+        drafting: &Drafting<'_>,
+        making: Making,
+        flags: OFlags,
+        mode: Mode,
+    ) -> Result<(Arc<Draft>, OwnedFd)> {
         let Drafting { folder, name, job, .. } = *drafting;
         let number = self.next_number();
         let text = number.to_string();
@@ -215,6 +230,7 @@ impl Cache {
             node: node.id,
             making,
             first: job,
+            origin,
             written: AtomicBool::new(false),
             common: AtomicBool::new(false),
             authors: Mutex::new(Authors {
@@ -358,11 +374,10 @@ impl Cache {
         if draft.common.load(Ordering::Acquire) {
             return Ok(());
         }
-        if draft.is_of(handle.job.id) && self.is_locked(draft.node) {
-            draft.written.store(true, Ordering::Release);
-            return self.publish_common(&change, draft);
+        if self.is_locked(draft.node) {
+            return self.write_locked(&change, draft, handle.job.id);
         }
-        if !joined {
+        if !joined && draft.is_of(handle.job.id) {
             self.part_others(&change, draft, handle.job.id)?;
             draft.written.store(true, Ordering::Release);
             return Ok(());
@@ -370,8 +385,21 @@ impl Cache {
         self.part(&change, handle, draft)
     }
 
+    /// A job writes what it shares with others and somebody locks: in place, for all of them.
+    fn write_locked(&self, change: &Change<'_>, draft: &Draft, job: u64) -> Result<()> {
+        draft.written.store(true, Ordering::Release);
+        if draft.is_of(job) {
+            return self.publish_common(change, draft);
+        }
+        let own = staged_by(&draft.folder.versions(draft.name()), job);
+        if let Some(own) = own.and_then(|own| self.draft_of(own, job)) {
+            self.give_up(change, &own, job);
+        }
+        Ok(())
+    }
+
     /// Gives all other jobs that share a draft empty ones of their own, which they see under the name.
-    fn part_others(&self, change: &Change<'_>, draft: &Draft, job: u64) -> Result<()> {
+    fn part_others(&self, change: &Change<'_>, draft: &Arc<Draft>, job: u64) -> Result<()> {
         let others: SmallVec<[u64; 1]> = {
             let authors = draft.authors.lock();
             authors.jobs.iter().copied().filter(|author| *author != job).collect()
@@ -384,7 +412,8 @@ impl Cache {
             let kept = draft.folder.versions(draft.name());
             let (folder, name) = (&draft.folder, draft.name());
             let drafting = Drafting { folder, name, kept: &kept, job: other };
-            self.stage(change, &drafting, draft.making, OFlags::RDWR, mode)?;
+            let from = Some(draft.clone());
+            self.stage_from(from, &drafting, draft.making, OFlags::RDWR, mode)?;
         }
         Ok(())
     }
@@ -410,6 +439,12 @@ impl Cache {
                 super::tree::known_name(&place.name),
             );
         }
+        if draft.authors.lock().gone.contains(&handle.job.id) {
+            let mut target = target.write();
+            target.file = Arc::new(self.nameless(mode)?);
+            target.draft = None;
+            return Ok(());
+        }
         let kept = draft.folder.versions(draft.name());
         let own = staged_by(&kept, handle.job.id).and_then(|own| self.draft_of(own, handle.job.id));
         let (own, file) = match own {
@@ -431,6 +466,15 @@ impl Cache {
         target.draft = Some(own);
         target.joined = false;
         Ok(())
+    }
+
+    /// A file for one who goes on writing what he has removed.
+    fn nameless(&self, mode: Mode) -> Result<File> {
+        let name = self.next_number().to_string();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&*self.staged, &*name, flags, mode).map_err(errno)?;
+        rustix::fs::unlinkat(&*self.staged, &*name, AtFlags::empty()).map_err(errno)?;
+        Ok(File::from(file))
     }
 
     /// Takes the records of a draft, of one author or all, out of its directory.
@@ -541,6 +585,14 @@ impl Cache {
         self.remove_staged(draft, Some(job));
     }
 
+    /// `job` takes the name of its draft away. It may have it open still.
+    pub(super) fn abandon(&self, change: &Change<'_>, draft: &Draft, job: u64) {
+        for draft in std::iter::once(draft).chain(draft.origin.as_deref()) {
+            draft.authors.lock().gone.push(job);
+        }
+        self.give_up(change, draft, job);
+    }
+
     /// What `close(2)` means for a handle that writes a draft; `caller` is none when the last
     /// descriptor is gone.
     pub(super) fn close_draft(&self, handle: &Handle, caller: Option<&Caller>) -> Result<()> {
@@ -588,7 +640,7 @@ impl Cache {
     }
 
     /// The file is empty now, on the inode that it had, if it had one (SEMANTICS 2.4).
-    fn close_unwritten(&self, draft: &Draft, job: u64) -> Result<()> {
+    fn close_unwritten(&self, draft: &Arc<Draft>, job: u64) -> Result<()> {
         let change = self.names.change(draft.folder.id, &draft.name);
         if !draft.is_of(job) {
             return Ok(());
@@ -605,8 +657,12 @@ impl Cache {
         if shared && self.is_locked(draft.node) {
             return self.publish_common(&change, draft);
         }
-        // Others may be about to lock it.
-        if shared || !is_file {
+        if shared {
+            // Others may be about to lock it.
+            self.part_others(&change, draft, job)?;
+            return self.publish(&change, draft);
+        }
+        if !is_file {
             return self.publish(&change, draft);
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
@@ -658,7 +714,7 @@ impl Cache {
     }
 
     /// Makes a draft live for one of its authors; the others go on with their own, unless they lock it.
-    fn publish_alone(&self, change: &Change<'_>, draft: &Draft, job: u64) -> Result<()> {
+    fn publish_alone(&self, change: &Change<'_>, draft: &Arc<Draft>, job: u64) -> Result<()> {
         if self.is_shared(draft) && !self.is_locked(draft.node) {
             self.part_others(change, draft, job)?;
         }

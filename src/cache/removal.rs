@@ -7,13 +7,13 @@ use cachefs_mount::{Caller, Errno, Kind, Name, NodeId, RenameFlags, Result};
 use rustix::fs::{AtFlags, OFlags};
 
 use super::Cache;
-use super::additions::How;
+use super::additions::{Added, How};
 use super::lookup::{Seen, Step};
 use super::name_locks::Change;
 use super::publish::staged_by;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::tree::{FileKey, Node, RETIRED};
-use super::view::{self, Version};
+use super::view::{self, Moment, Version};
 use crate::readers::Job;
 
 impl Cache {
@@ -33,7 +33,7 @@ impl Cache {
         let kept = folder.versions(name);
         let own = staged_by(&kept, job.id).and_then(|own| self.draft_of(own, job.id));
         if let Some(draft) = &own {
-            self.give_up(&change, draft, job.id);
+            self.abandon(&change, draft, job.id);
         }
         let victim = match open_at(&*directory, name.as_bytes(), OFlags::PATH) {
             Ok(victim) => victim,
@@ -62,7 +62,7 @@ impl Cache {
             let made = |how| matches!(how, How::Exclusively | How::Shared);
             let locked = |node: &Arc<Node>| node.is_open() && self.is_locked(node.id);
             node.as_ref().is_some_and(locked)
-                || self.is_own(job.id, (&folder, name), node.as_deref(), made)
+                || self.is_own(job.id, (&folder, name), self.tree.number(key(&status)), made)
         };
         if self.is_kept(job.id, at, name, temporary) {
             return self.retire(&change, &folder, &directory, name, (at, job.id), true);
@@ -139,7 +139,7 @@ impl Cache {
         }
         let at = self.readers.tick();
         let is_empty = self.is_empty_for(job, node)?;
-        let own = || self.is_own(job.id, (folder, name), Some(node), |how| how == How::Exclusively);
+        let own = || self.is_own(job.id, (folder, name), node.id, |how| how == How::Exclusively);
         let kept = victim.is_none()
             || !is_empty
             || self.is_anything_seen_in(node)
@@ -281,13 +281,18 @@ impl Cache {
             && !target.as_ref().is_some_and(|(status, _)| kind(status) == Kind::Directory)
             && let Some(own) = staged_by(&new_kept, job.id).and_then(|o| self.draft_of(o, job.id))
         {
-            self.give_up(&change, &own, job.id);
+            self.abandon(&change, &own, job.id);
         }
+        let replaced = target.as_ref().map(|(status, _)| {
+            let node = self.tree.number(key(status));
+            let added = self.additions.of(node, new_folder.id, new_name);
+            added.map_or(Moment(0), |added| added.at)
+        });
         let at = self.readers.tick();
         let node = self.tree.find(moved);
         let keeps = source.live
             && self.is_kept(job.id, at, name, || {
-                self.is_own(job.id, (&folder, name), node.as_deref(), |_| true)
+                self.is_own(job.id, (&folder, name), self.tree.number(moved), |_| true)
             });
         let mut how = rustix::fs::RenameFlags::empty();
         how.set(rustix::fs::RenameFlags::EXCHANGE, exchange);
@@ -309,14 +314,14 @@ impl Cache {
         }
         self.hide(&change, &folder, name, job.id);
         if let Some(node) = &node {
-            self.note_moved(node, &job, (new_folder.id, new_name));
+            self.note_moved(node, &job, (new_folder.id, new_name), replaced);
         }
         match target {
             Some((status, _)) if exchange => {
                 if let Some(node) = self.tree.find(key(&status)) {
                     self.tree.remove_place(&node, new_folder.id, new_name);
                     self.tree.add_place(&node, folder.id, name);
-                    self.note_moved(&node, &job, (folder.id, name));
+                    self.note_moved(&node, &job, (folder.id, name), None);
                 }
             }
             Some((_, descriptor)) => self.unnamed(new_folder.id, new_name, descriptor)?,
@@ -334,10 +339,19 @@ impl Cache {
         Ok(())
     }
 
-    fn note_moved(&self, node: &Node, job: &Job, name: (NodeId, Name<'_>)) {
-        self.note_added(node.id, job, name, How::Moved);
+    /// `job` has moved a node to that name, which was added at `before` if it is not new.
+    fn note_moved(
+        &self,
+        node: &Node,
+        job: &Job,
+        name: (NodeId, Name<'_>),
+        before: Option<Moment>,
+    ) {
+        let now = self.readers.tick();
+        let added = Added::new(node.id, (job.id, before.unwrap_or(now)), How::Moved);
+        self.additions.note(name, added);
         if node.kind == Kind::Directory {
-            self.additions.note_moved(node.id, self.readers.tick());
+            self.additions.note_moved(node.id, now);
         }
     }
 

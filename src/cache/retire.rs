@@ -166,11 +166,10 @@ impl Cache {
         &self,
         job: u64,
         (folder, name): (&Arc<Node>, Name<'_>),
-        node: Option<&Node>,
+        node: NodeId,
         wanted: impl FnOnce(How) -> bool,
     ) -> bool {
-        let added = node.and_then(|node| self.additions.of(node.id, folder.id, name));
-        let Some(added) = added else { return false };
+        let Some(added) = self.additions.of(node, folder.id, name) else { return false };
         if added.by != job || added.how == How::Moved || !wanted(added.how) {
             return false;
         }

@@ -51,9 +51,6 @@ struct File {
 struct Deaf;
 
 impl Notify for Deaf {
-    fn device(&self) -> (u32, u32) {
-        (0, 0)
-    }
 
     fn expire(&self, _: NodeId, _: &OsStr) -> io::Result<()> {
         Ok(())
