@@ -66,6 +66,7 @@ impl Cache {
             // The kernel does not come a third time. If it has looked nothing up, it has no name for
             // it; else the draft that it was told of has become live just now.
             if was != id
+                && !node.place().is_some_and(|place| place.is_public())
                 && let Some(at) = at
                 && let Some(draft) = self.stage_aside(&job, &at, &node)?
             {

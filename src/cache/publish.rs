@@ -138,6 +138,10 @@ impl Cache {
     /// Whether an open with `O_TRUNC` empties a file where it is, instead of staging another
     /// (SEMANTICS 2.4).
     pub(super) fn is_emptied_in_place(&self, node: &Node, status: &Statx) -> bool {
+        // What another job is writing; it had been this one's, too, a moment ago.
+        if node.place().is_some_and(|place| place.parent() == STAGED) {
+            return false;
+        }
         // Without a name: open for long, and reached by a descriptor.
         let Some(place) = node.last_place() else { return true };
         let live = node.place().is_some_and(|place| place.is_public());
@@ -543,7 +547,9 @@ impl Cache {
             // Whoever made the name has made it.
             Some(Some(old)) if old.by == by => (old.at, old.how),
             Some(old) => (old.map_or(Moment(0), |old| old.at), How::Moved),
-            None if draft.making == Making::Exclusive => (self.readers.tick(), How::Exclusively),
+            None if draft.making == Making::Exclusive && by == draft.first => {
+                (self.readers.tick(), How::Exclusively)
+            }
             None => (self.readers.tick(), How::Written),
         };
         self.additions.note((parent, name), Added::new(id, (by, added.0), added.1));

@@ -340,13 +340,7 @@ impl Cache {
     }
 
     /// `job` has moved a node to that name, which was added at `before` if it is not new.
-    fn note_moved(
-        &self,
-        node: &Node,
-        job: &Job,
-        name: (NodeId, Name<'_>),
-        before: Option<Moment>,
-    ) {
+    fn note_moved(&self, node: &Node, job: &Job, name: (NodeId, Name<'_>), before: Option<Moment>) {
         let now = self.readers.tick();
         let added = Added::new(node.id, (job.id, before.unwrap_or(now)), How::Moved);
         self.additions.note(name, added);

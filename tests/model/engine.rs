@@ -51,7 +51,6 @@ struct File {
 struct Deaf;
 
 impl Notify for Deaf {
-
     fn expire(&self, _: NodeId, _: &OsStr) -> io::Result<()> {
         Ok(())
     }
