@@ -114,7 +114,8 @@ mod tests {
         assert_eq!(additions.of(NodeId(5), NodeId::ROOT, name("a")), Some(added(5, 1)));
         assert_eq!(additions.of(NodeId(6), NodeId::ROOT, name("a")), None);
         for number in 0..2 * (SHARDS * KNOWN.get()) as u64 {
-            additions.note(at(&number.to_string()), added(6, 3));
+            let text = number.to_string();
+            additions.note((NodeId::ROOT, name(&text)), added(6, 3));
         }
         assert_eq!(additions.of(NodeId(5), NodeId::ROOT, name("a")), None);
         additions.note_moved(NodeId(9), Moment(4));

@@ -19,6 +19,7 @@ use super::view::{self, Moment, Reader, Version};
 const NOBODY: Reader = Reader { id: u64::MAX - 1, began: Moment(u64::MAX) };
 
 /// What a caller sees under a name.
+#[expect(clippy::large_enum_variant, reason = "it is nearly always the large one")]
 pub(super) enum Seen {
     /// The live version, which lies in the store.
     Live(Live),

@@ -116,10 +116,19 @@ pub(super) fn staged_by(kept: &KeptList, job: u64) -> Option<NodeId> {
 }
 
 impl Cache {
-    /// Whether anybody locks a file, or waits to.
-    pub(super) fn is_locked(&self, node: NodeId) -> bool {
+    /// Whether anybody locks a file, or waits to, or did while others had it open who still have: they
+    /// may be asking again and again.
+    pub(super) fn is_locked(&self, id: NodeId) -> bool {
+        let Ok(node) = self.tree.get(id) else { return false };
+        if node.is_a_lock() {
+            return true;
+        }
         let device = self.kernel.get().map_or((0, 0), |kernel| kernel.device());
-        self.readers.is_locked(device, node.0)
+        let locked = self.readers.is_locked(device, id.0);
+        if locked {
+            node.note_locked();
+        }
+        locked
     }
 
     /// The drafts that others are making of a name.

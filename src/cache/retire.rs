@@ -111,8 +111,14 @@ pub(super) struct Retired {
     records: Mutex<BTreeMap<u64, Record>>,
     reaper: Mutex<Option<Sender<()>>>,
     /// To whoever tells the kernel of names that it has to ask for again.
-    herald: Mutex<Option<Sender<(NodeId, Box<[u8]>)>>>,
+    herald: Mutex<Option<Sender<Changed>>>,
 }
+
+/// A name that stands for something else now, without the kernel's knowledge.
+type Changed = (NodeId, Box<[u8]>);
+
+/// An open directory, the names in it that are still to be removed, and its own.
+type Emptied = (OwnedFd, Vec<Box<[u8]>>, Box<[u8]>);
 
 impl Retired {
     /// Has the reaper look for what nobody needs any more.
@@ -431,7 +437,7 @@ impl Cache {
 
     /// Starts what tells the kernel of names, on behalf of those who answer it.
     pub(super) fn start_herald(self: &Arc<Self>) -> std::io::Result<()> {
-        let (tell, told) = std::sync::mpsc::channel::<(NodeId, Box<[u8]>)>();
+        let (tell, told) = std::sync::mpsc::channel::<Changed>();
         *self.retired.herald.lock() = Some(tell);
         let cache = Arc::downgrade(self);
         std::thread::Builder::new().name("herald".into()).spawn(move || {
@@ -504,7 +510,7 @@ impl Cache {
         // Not by recursion: trees may be deeper than a stack.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let top = open_at(&*self.retired_folder, name, flags)?;
-        let mut open: Vec<(OwnedFd, Vec<Box<[u8]>>, Box<[u8]>)> = Vec::new();
+        let mut open: Vec<Emptied> = Vec::new();
         let names = self.names_in(&top)?;
         open.push((top, names, name.into()));
         while let Some((directory, names, _)) = open.last_mut() {

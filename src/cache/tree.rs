@@ -17,7 +17,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
 use dashmap::DashMap;
@@ -106,6 +106,8 @@ pub(super) struct Node {
     pub(super) face: Face,
     /// Open handles.
     opens: AtomicU32,
+    /// Somebody was seen to lock it.
+    locked: AtomicBool,
     /// Lookups not yet given back, and known children. Raised only while `Tree::nodes` is locked
     /// for this node's number, so that a node found there can't be one that is just being removed.
     references: AtomicU64,
@@ -192,6 +194,16 @@ impl Node {
         self.opens.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Somebody was seen to lock it.
+    pub(super) fn note_locked(&self) {
+        self.locked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody was seen to lock it, and some who may be about to have it open still.
+    pub(super) fn is_a_lock(&self) -> bool {
+        self.is_open() && self.locked.load(Ordering::Relaxed)
+    }
+
     /// Whether any handle is open.
     pub(super) fn is_open(&self) -> bool {
         self.opens.load(Ordering::Relaxed) > 0
@@ -199,7 +211,8 @@ impl Node {
 
     fn new(id: NodeId, key: FileKey, kind: Kind, face: Face, references: u64) -> Node {
         let (opens, references) = (AtomicU32::new(0), AtomicU64::new(references));
-        Node { id, key, kind, face, opens, references, state: Mutex::default() }
+        let locked = AtomicBool::new(false);
+        Node { id, key, kind, face, opens, locked, references, state: Mutex::default() }
     }
 }
 

@@ -165,6 +165,22 @@ impl Model {
         self.view_of(at, *job).is_some_and(|v| self.is_directory(v.node) && is_kept(v))
     }
 
+    /// Whether an act makes, or moves, a name that another job is just writing.
+    pub(crate) fn makes_what_another_makes(&self, place: usize, act: Act) -> bool {
+        let Some((job, _)) = &self.places[place] else { return false };
+        let paths = match act {
+            Act::Open(path, _) | Act::Mkdir(path) | Act::Symlink(path) => vec![path],
+            Act::Link(from, to) | Act::Rename(from, to) => vec![from, to],
+            _ => return false,
+        };
+        paths.into_iter().any(|path| {
+            let Ok((folder, name)) = self.parent(*job, path) else { return false };
+            let versions = self.names(folder).ok().and_then(|names| names.get(name));
+            let other = |v: &Version| matches!(v.stage, Stage::Staged(by) if by != *job);
+            versions.is_some_and(|versions| versions.iter().any(other))
+        })
+    }
+
     pub(super) fn nobodys_own_below(&mut self, directory: Id) {
         let Node::Directory(names) = &mut self.nodes[directory] else { return };
         let mut below = Vec::new();
