@@ -118,7 +118,8 @@ pub(crate) trait World {
 
 /// What to do where a directory would be seen under its old name and its new one by the same jobs: of what
 /// is then done by way of the old one the contract says nothing. And where one job makes a name that another
-/// is just writing: written programs and the storm of writers have that, random ones do not yet.
+/// is just writing, or links: written programs and the storm of writers have that, random ones do not yet.
+/// Nor do they open directories as if they were files, which a mount can't tell from listing them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tricky {
     Done,
@@ -142,8 +143,10 @@ pub(crate) fn agree(
                 if !begun[job] && !matches!(act, Act::Begin) {
                     model.act(job, Act::Begin, "").and(other.act(job, Act::Begin, "")).unwrap();
                 }
-                let tricks =
-                    model.gives_two_names(job, act) || model.makes_what_another_makes(job, act);
+                let tricks = matches!(act, Act::Link(..))
+                    || model.opens_a_directory(job, act)
+                    || model.gives_two_names(job, act)
+                    || model.makes_what_another_makes(job, act);
                 if tricky == Tricky::Skipped && tricks {
                     continue;
                 }
