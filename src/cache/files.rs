@@ -15,11 +15,11 @@ use rustix::fs::{FallocateFlags, OFlags, SeekFrom, Statx};
 
 use super::Cache;
 use super::additions::How;
+use super::drafts::{Draft, Drafting, Making, Old, Start, staged_by};
 use super::handles::{Handle, Open, Target};
 use super::lookup::Step;
 use super::name_locks::Change;
 use super::namespace::mode;
-use super::publish::{Draft, Drafting, Making, Old, Start, staged_by};
 use super::resolve::{errno, key, kind, open_at, status};
 use super::tree::Node;
 use super::view::is_lock_name;

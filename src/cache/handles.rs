@@ -9,8 +9,8 @@ use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
+use super::drafts::Draft;
 use super::listing::Stream;
-use super::publish::Draft;
 use crate::readers::Job;
 
 /// An open file or directory.

@@ -10,7 +10,7 @@ use dashmap::DashMap;
 use rustix::fs::Statx;
 
 use super::Cache;
-use super::publish::Old;
+use super::drafts::Old;
 use super::resolve::{key, kind, status};
 use super::tree::{KeptList, Node, Place};
 use super::view::{self, Moment, Reader, Version};

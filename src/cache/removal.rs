@@ -8,9 +8,9 @@ use rustix::fs::{AtFlags, OFlags};
 
 use super::Cache;
 use super::additions::{Added, How};
+use super::drafts::staged_by;
 use super::lookup::{Seen, Step};
 use super::name_locks::Change;
-use super::publish::staged_by;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::tree::{FileKey, Node, RETIRED};
 use super::view::{self, Moment, Version};
