@@ -15,6 +15,7 @@ mod name_locks;
 mod name_locks_tests;
 mod namespace;
 mod publish;
+mod reaper;
 mod removal;
 mod resolve;
 mod retire;

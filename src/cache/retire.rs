@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, OFlags, Statx};
+use rustix::fs::{OFlags, Statx};
 use smallvec::SmallVec;
 
 use super::Cache;
 use super::additions::How;
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
-use super::tree::{Kept, Node, Place, RETIRED, known_name};
+use super::tree::{Kept, Node, RETIRED, known_name};
 use super::view::{self, Moment, Stage, Version, is_lock_name};
 use crate::readers::Job;
 
@@ -90,35 +90,32 @@ pub(super) const ADMINISTRATOR: u64 = u64::MAX;
 
 /// Something that was removed.
 #[derive(Clone, Debug)]
-struct Record {
-    at: Moment,
+pub(super) struct Record {
+    pub(super) at: Moment,
     /// Who does not see it although they began before: first of all who removed it.
-    hidden: SmallVec<[u64; 1]>,
+    pub(super) hidden: SmallVec<[u64; 1]>,
     /// Where it was; none if nobody saw it any more when it was removed.
-    seen_as: Option<(Arc<Node>, Box<[u8]>)>,
-    node: NodeId,
+    pub(super) seen_as: Option<(Arc<Node>, Box<[u8]>)>,
+    pub(super) node: NodeId,
     /// Its name in the folder of what is retired; none if it lies elsewhere.
-    lies: Option<Box<[u8]>>,
-    since: Instant,
+    pub(super) lies: Option<Box<[u8]>>,
+    pub(super) since: Instant,
     /// A directory is measured after it was removed.
-    amount: Option<Amount>,
+    pub(super) amount: Option<Amount>,
 }
 
 /// All that was removed and is not reclaimed.
 #[derive(Debug, Default)]
 pub(super) struct Retired {
     /// By the number of the version that it is, and so in the order of removals.
-    records: Mutex<BTreeMap<u64, Record>>,
-    reaper: Mutex<Option<Sender<()>>>,
+    pub(super) records: Mutex<BTreeMap<u64, Record>>,
+    pub(super) reaper: Mutex<Option<Sender<()>>>,
     /// To whoever tells the kernel of names that it has to ask for again.
-    herald: Mutex<Option<Sender<Changed>>>,
+    pub(super) herald: Mutex<Option<Sender<Changed>>>,
 }
 
 /// A name that stands for something else now, without the kernel's knowledge.
-type Changed = (NodeId, Box<[u8]>);
-
-/// An open directory, the names in it that are still to be removed, and its own.
-type Emptied = (OwnedFd, Vec<Box<[u8]>>, Box<[u8]>);
+pub(super) type Changed = (NodeId, Box<[u8]>);
 
 impl Retired {
     /// Has the reaper look for what nobody needs any more.
@@ -140,13 +137,13 @@ impl Retired {
     }
 }
 
-fn amount(status: &Statx) -> Amount {
+pub(super) fn amount(status: &Statx) -> Amount {
     // Units of 512 bytes, whatever the filesystem (statx(2)).
     Amount { bytes: status.stx_blocks * 512, files: 1 }
 }
 
 impl Amount {
-    fn add(&mut self, other: Amount) {
+    pub(super) fn add(&mut self, other: Amount) {
         self.bytes += other.bytes;
         self.files += other.files;
     }
@@ -329,7 +326,7 @@ impl Cache {
     }
 
     /// Takes a kept version out of its directory, and gives back what it held.
-    fn remove_retired(&self, folder: &Node, name: Name<'_>, what: NodeId, version: u64) {
+    pub(super) fn remove_retired(&self, folder: &Node, name: Name<'_>, what: NodeId, version: u64) {
         let mut removed = 0;
         self.tree.change_versions(folder, name.as_bytes(), |list| {
             let before = list.len();
@@ -411,220 +408,5 @@ impl Cache {
             all
         };
         jobs.into_iter().map(|job| Holding { retired: held(&job), job }).collect()
-    }
-
-    /// Starts what reclaims in the background.
-    pub(super) fn start_reaper(self: &Arc<Self>) -> std::io::Result<()> {
-        let (wake, woken) = std::sync::mpsc::channel();
-        *self.retired.reaper.lock() = Some(wake);
-        let cache = Arc::downgrade(self);
-        std::thread::Builder::new().name("reaper".into()).spawn(move || {
-            loop {
-                let Some(cache) = cache.upgrade() else { return };
-                let next = cache.reclaim();
-                drop(cache);
-                // What has to be reclaimed because of the time is due then, at the earliest.
-                let wait = next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()));
-                match woken.recv_timeout(wait) {
-                    Ok(()) | Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
-                    Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
-                }
-                while woken.try_recv().is_ok() {}
-            }
-        })?;
-        Ok(())
-    }
-
-    /// Starts what tells the kernel of names, on behalf of those who answer it.
-    pub(super) fn start_herald(self: &Arc<Self>) -> std::io::Result<()> {
-        let (tell, told) = std::sync::mpsc::channel::<Changed>();
-        *self.retired.herald.lock() = Some(tell);
-        let cache = Arc::downgrade(self);
-        std::thread::Builder::new().name("herald".into()).spawn(move || {
-            while let Ok((folder, name)) = told.recv() {
-                let Some(cache) = cache.upgrade() else { return };
-                cache.tell_kernel(folder, &name);
-            }
-        })?;
-        Ok(())
-    }
-
-    /// Reclaims what nobody needs any more, in the order in which it was removed; when the next is due
-    /// in any case.
-    pub(super) fn reclaim(&self) -> Option<Instant> {
-        self.measure();
-        let records: Vec<(u64, Record)> =
-            self.retired.records.lock().iter().map(|(n, record)| (*n, record.clone())).collect();
-        // Only now: whoever needs one of these began before it was removed.
-        let needs = Needs::new(self.readers.all(), self.options.keep);
-        let now = Instant::now();
-        let (due, kept): (Vec<_>, Vec<_>) = records
-            .into_iter()
-            .partition(|(_, record)| needs.until(record).is_none_or(|until| until <= now));
-        let next = kept.iter().filter_map(|(_, record)| needs.until(record)).min();
-        for (number, record) in due {
-            if needs.holders(&record).next().is_some() {
-                tracing::warn!(
-                    name = %record.name(), kept_for = %needs.names(&record),
-                    "kept for as long as --retain-for allows; running jobs may miss it now",
-                );
-            }
-            self.reclaim_one(number, &record);
-            self.retired.records.lock().remove(&number);
-        }
-        next
-    }
-
-    fn reclaim_one(&self, number: u64, record: &Record) {
-        let Ok(node) = self.tree.get(record.node) else { return };
-        let still_lies = match &record.seen_as {
-            Some((folder, name)) => {
-                let name = known_name(name);
-                let _change = self.names.change(folder.id, name.as_bytes());
-                if !folder.versions(name).iter().any(|kept| kept.number == number) {
-                    // Brought back meanwhile.
-                    return;
-                }
-                let still_lies = record.still_lies(&node);
-                self.remove_retired(folder, name, record.node, number);
-                still_lies
-            }
-            None => {
-                let still_lies = record.still_lies(&node);
-                self.give_back(record.node, 1);
-                still_lies
-            }
-        };
-        let Some(place) = record.lies.as_ref().filter(|_| still_lies) else { return };
-        let removed = match node.kind {
-            Kind::Directory => self.remove_tree(place),
-            _ => self.unlink_in((RETIRED, &self.retired_folder), place),
-        };
-        if let Err(errno) = removed {
-            tracing::warn!(%errno, name = %record.name(), "can't reclaim; the next mount does");
-        }
-    }
-
-    /// Removes a directory of the folder of what is retired, with everything in it.
-    fn remove_tree(&self, name: &[u8]) -> Result<()> {
-        // Not by recursion: trees may be deeper than a stack.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let top = open_at(&*self.retired_folder, name, flags)?;
-        let mut open: Vec<Emptied> = Vec::new();
-        let names = self.names_in(&top)?;
-        open.push((top, names, name.into()));
-        while let Some((directory, names, _)) = open.last_mut() {
-            if let Some(next) = names.pop() {
-                match open_at(&*directory, &next, flags) {
-                    Ok(below) => {
-                        let names = self.names_in(&below)?;
-                        open.push((below, names, next));
-                    }
-                    Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO | Errno::EACCES) => {
-                        // Its node is found by its other names, if it has any.
-                        self.unlink_in((NodeId(0), directory), &next)?;
-                    }
-                    Err(Errno::ENOENT) => {}
-                    Err(errno) => return Err(errno),
-                }
-                continue;
-            }
-            let Some((directory, _, name)) = open.pop() else { break };
-            let above = open.last().map_or(&*self.retired_folder, |(above, ..)| above);
-            rustix::fs::unlinkat(above, &*name, AtFlags::REMOVEDIR).map_err(errno)?;
-            self.tree.orphan(key(&status(&directory, b"")?), directory);
-        }
-        Ok(())
-    }
-
-    /// Finds out how much there is of the directories that were removed.
-    fn measure(&self) {
-        loop {
-            let next = {
-                let records = self.retired.records.lock();
-                let unmeasured = records.iter().find(|(_, record)| record.amount.is_none());
-                unmeasured.map(|(number, record)| (*number, record.node))
-            };
-            let Some((number, node)) = next else { return };
-            let amount = self.directory(node).and_then(|top| self.amount_in(&top));
-            if let Some(record) = self.retired.records.lock().get_mut(&number) {
-                record.amount = Some(amount.unwrap_or_default());
-            }
-        }
-    }
-
-    fn amount_in(&self, top: &OwnedFd) -> Result<Amount> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let mut all = amount(&status(top, b"")?);
-        let mut open = vec![(open_at(top, b".", flags)?, self.names_in(top)?)];
-        while let Some((directory, names)) = open.last_mut() {
-            let Some(name) = names.pop() else {
-                open.pop();
-                continue;
-            };
-            let Ok(found) = status(&*directory, &name) else { continue };
-            all.add(amount(&found));
-            if kind(&found) == Kind::Directory
-                && let Ok(below) = open_at(&*directory, &name, flags)
-            {
-                let names = self.names_in(&below)?;
-                open.push((below, names));
-            }
-        }
-        Ok(all)
-    }
-}
-
-/// How long the reaper sleeps when nothing is due.
-const IDLE: Duration = Duration::from_secs(3600);
-
-impl Record {
-    /// Whether it is still where it was put: it may have been moved to somewhere else.
-    fn still_lies(&self, node: &Node) -> bool {
-        let is_here =
-            |place: &Place| place.parent() == RETIRED && Some(&place.name) == self.lies.as_ref();
-        node.places().iter().any(is_here)
-    }
-
-    fn name(&self) -> String {
-        let name = self.seen_as.as_ref().map(|(_, name)| String::from_utf8_lossy(name));
-        name.unwrap_or_default().into_owned()
-    }
-}
-
-/// For whom things have to be kept.
-struct Needs {
-    /// The jobs that can be seen, the oldest first.
-    jobs: Vec<Arc<Job>>,
-    /// There are callers whose pids can't be seen.
-    unknown: bool,
-    keep: Keep,
-}
-
-impl Needs {
-    fn new(mut jobs: Vec<Arc<Job>>, keep: Keep) -> Needs {
-        let all = jobs.len();
-        jobs.retain(|job| job.id != Job::UNKNOWN);
-        Needs { unknown: jobs.len() < all, jobs, keep }
-    }
-
-    /// The jobs that can be seen and that need it.
-    fn holders(&self, record: &Record) -> impl Iterator<Item = &Arc<Job>> {
-        let older = self.jobs.iter().take_while(|job| job.began < record.at);
-        older.filter(|job| record.seen_as.is_some() && !record.hidden.contains(&job.id))
-    }
-
-    /// Until when it is kept at the longest; none: nobody needs it.
-    fn until(&self, record: &Record) -> Option<Instant> {
-        if self.holders(record).next().is_some() {
-            return Some(record.since + self.keep.retain_for);
-        }
-        let unknown = self.unknown && record.seen_as.is_some();
-        let unknown = unknown && !record.hidden.contains(&Job::UNKNOWN);
-        unknown.then(|| record.since + self.keep.grace.min(self.keep.retain_for))
-    }
-
-    fn names(&self, record: &Record) -> String {
-        self.holders(record).map(|job| format!("pid {}", job.pid)).collect::<Vec<_>>().join(", ")
     }
 }

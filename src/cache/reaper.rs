@@ -1,0 +1,234 @@
+//! Retired -> reclaimed (SEMANTICS 3.9), in the background; and what the kernel is told meanwhile.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cachefs_mount::{Errno, Kind, NodeId, Result};
+use rustix::fs::{AtFlags, OFlags};
+
+use super::Cache;
+use super::resolve::{errno, key, kind, open_at, status};
+use super::retire::{Amount, Changed, Keep, Record, amount};
+use super::tree::{Node, Place, RETIRED, known_name};
+use crate::readers::Job;
+
+/// An open directory, the names in it that are still to be removed, and its own.
+type Emptied = (OwnedFd, Vec<Box<[u8]>>, Box<[u8]>);
+
+impl Cache {
+    /// Starts what reclaims in the background.
+    pub(super) fn start_reaper(self: &Arc<Self>) -> std::io::Result<()> {
+        let (wake, woken) = std::sync::mpsc::channel();
+        *self.retired.reaper.lock() = Some(wake);
+        let cache = Arc::downgrade(self);
+        std::thread::Builder::new().name("reaper".into()).spawn(move || {
+            loop {
+                let Some(cache) = cache.upgrade() else { return };
+                let next = cache.reclaim();
+                drop(cache);
+                // What has to be reclaimed because of the time is due then, at the earliest.
+                let wait = next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()));
+                match woken.recv_timeout(wait) {
+                    Ok(()) | Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+                    Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
+                }
+                while woken.try_recv().is_ok() {}
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Starts what tells the kernel of names, on behalf of those who answer it.
+    pub(super) fn start_herald(self: &Arc<Self>) -> std::io::Result<()> {
+        let (tell, told) = std::sync::mpsc::channel::<Changed>();
+        *self.retired.herald.lock() = Some(tell);
+        let cache = Arc::downgrade(self);
+        std::thread::Builder::new().name("herald".into()).spawn(move || {
+            while let Ok((folder, name)) = told.recv() {
+                let Some(cache) = cache.upgrade() else { return };
+                cache.tell_kernel(folder, &name);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Reclaims what nobody needs any more, in the order in which it was removed; when the next is due
+    /// in any case.
+    pub(super) fn reclaim(&self) -> Option<Instant> {
+        self.measure();
+        let records: Vec<(u64, Record)> =
+            self.retired.records.lock().iter().map(|(n, record)| (*n, record.clone())).collect();
+        // Only now: whoever needs one of these began before it was removed.
+        let needs = Needs::new(self.readers.all(), self.options.keep);
+        let now = Instant::now();
+        let (due, kept): (Vec<_>, Vec<_>) = records
+            .into_iter()
+            .partition(|(_, record)| needs.until(record).is_none_or(|until| until <= now));
+        let next = kept.iter().filter_map(|(_, record)| needs.until(record)).min();
+        for (number, record) in due {
+            if needs.holders(&record).next().is_some() {
+                tracing::warn!(
+                    name = %record.name(), kept_for = %needs.names(&record),
+                    "kept for as long as --retain-for allows; running jobs may miss it now",
+                );
+            }
+            self.reclaim_one(number, &record);
+            self.retired.records.lock().remove(&number);
+        }
+        next
+    }
+
+    fn reclaim_one(&self, number: u64, record: &Record) {
+        let Ok(node) = self.tree.get(record.node) else { return };
+        let still_lies = match &record.seen_as {
+            Some((folder, name)) => {
+                let name = known_name(name);
+                let _change = self.names.change(folder.id, name.as_bytes());
+                if !folder.versions(name).iter().any(|kept| kept.number == number) {
+                    // Brought back meanwhile.
+                    return;
+                }
+                let still_lies = record.still_lies(&node);
+                self.remove_retired(folder, name, record.node, number);
+                still_lies
+            }
+            None => {
+                let still_lies = record.still_lies(&node);
+                self.give_back(record.node, 1);
+                still_lies
+            }
+        };
+        let Some(place) = record.lies.as_ref().filter(|_| still_lies) else { return };
+        let removed = match node.kind {
+            Kind::Directory => self.remove_tree(place),
+            _ => self.unlink_in((RETIRED, &self.retired_folder), place),
+        };
+        if let Err(errno) = removed {
+            tracing::warn!(%errno, name = %record.name(), "can't reclaim; the next mount does");
+        }
+    }
+
+    /// Removes a directory of the folder of what is retired, with everything in it.
+    fn remove_tree(&self, name: &[u8]) -> Result<()> {
+        // Not by recursion: trees may be deeper than a stack.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let top = open_at(&*self.retired_folder, name, flags)?;
+        let mut open: Vec<Emptied> = Vec::new();
+        let names = self.names_in(&top)?;
+        open.push((top, names, name.into()));
+        while let Some((directory, names, _)) = open.last_mut() {
+            if let Some(next) = names.pop() {
+                match open_at(&*directory, &next, flags) {
+                    Ok(below) => {
+                        let names = self.names_in(&below)?;
+                        open.push((below, names, next));
+                    }
+                    Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO | Errno::EACCES) => {
+                        // Its node is found by its other names, if it has any.
+                        self.unlink_in((NodeId(0), directory), &next)?;
+                    }
+                    Err(Errno::ENOENT) => {}
+                    Err(errno) => return Err(errno),
+                }
+                continue;
+            }
+            let Some((directory, _, name)) = open.pop() else { break };
+            let above = open.last().map_or(&*self.retired_folder, |(above, ..)| above);
+            rustix::fs::unlinkat(above, &*name, AtFlags::REMOVEDIR).map_err(errno)?;
+            self.tree.orphan(key(&status(&directory, b"")?), directory);
+        }
+        Ok(())
+    }
+
+    /// Finds out how much there is of the directories that were removed.
+    fn measure(&self) {
+        loop {
+            let next = {
+                let records = self.retired.records.lock();
+                let unmeasured = records.iter().find(|(_, record)| record.amount.is_none());
+                unmeasured.map(|(number, record)| (*number, record.node))
+            };
+            let Some((number, node)) = next else { return };
+            let amount = self.directory(node).and_then(|top| self.amount_in(&top));
+            if let Some(record) = self.retired.records.lock().get_mut(&number) {
+                record.amount = Some(amount.unwrap_or_default());
+            }
+        }
+    }
+
+    fn amount_in(&self, top: &OwnedFd) -> Result<Amount> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let mut all = amount(&status(top, b"")?);
+        let mut open = vec![(open_at(top, b".", flags)?, self.names_in(top)?)];
+        while let Some((directory, names)) = open.last_mut() {
+            let Some(name) = names.pop() else {
+                open.pop();
+                continue;
+            };
+            let Ok(found) = status(&*directory, &name) else { continue };
+            all.add(amount(&found));
+            if kind(&found) == Kind::Directory
+                && let Ok(below) = open_at(&*directory, &name, flags)
+            {
+                let names = self.names_in(&below)?;
+                open.push((below, names));
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// How long the reaper sleeps when nothing is due.
+const IDLE: Duration = Duration::from_secs(3600);
+
+impl Record {
+    /// Whether it is still where it was put: it may have been moved to somewhere else.
+    fn still_lies(&self, node: &Node) -> bool {
+        let is_here =
+            |place: &Place| place.parent() == RETIRED && Some(&place.name) == self.lies.as_ref();
+        node.places().iter().any(is_here)
+    }
+
+    fn name(&self) -> String {
+        let name = self.seen_as.as_ref().map(|(_, name)| String::from_utf8_lossy(name));
+        name.unwrap_or_default().into_owned()
+    }
+}
+
+/// For whom things have to be kept.
+struct Needs {
+    /// The jobs that can be seen, the oldest first.
+    jobs: Vec<Arc<Job>>,
+    /// There are callers whose pids can't be seen.
+    unknown: bool,
+    keep: Keep,
+}
+
+impl Needs {
+    fn new(mut jobs: Vec<Arc<Job>>, keep: Keep) -> Needs {
+        let all = jobs.len();
+        jobs.retain(|job| job.id != Job::UNKNOWN);
+        Needs { unknown: jobs.len() < all, jobs, keep }
+    }
+
+    /// The jobs that can be seen and that need it.
+    fn holders(&self, record: &Record) -> impl Iterator<Item = &Arc<Job>> {
+        let older = self.jobs.iter().take_while(|job| job.began < record.at);
+        older.filter(|job| record.seen_as.is_some() && !record.hidden.contains(&job.id))
+    }
+
+    /// Until when it is kept at the longest; none: nobody needs it.
+    fn until(&self, record: &Record) -> Option<Instant> {
+        if self.holders(record).next().is_some() {
+            return Some(record.since + self.keep.retain_for);
+        }
+        let unknown = self.unknown && record.seen_as.is_some();
+        let unknown = unknown && !record.hidden.contains(&Job::UNKNOWN);
+        unknown.then(|| record.since + self.keep.grace.min(self.keep.retain_for))
+    }
+
+    fn names(&self, record: &Record) -> String {
+        self.holders(record).map(|job| format!("pid {}", job.pid)).collect::<Vec<_>>().join(", ")
+    }
+}
