@@ -116,12 +116,12 @@ impl Cache {
     /// Whether anybody locks a file, or waits to, or did while others had it open who still have: they
     /// may be asking again and again.
     pub(super) fn is_locked(&self, id: NodeId) -> bool {
-        let Ok(node) = self.tree.get(id) else { return false };
-        if node.is_a_lock() {
-            return true;
-        }
+        self.tree.get(id).is_ok_and(|node| node.is_a_lock(0) || self.is_locked_now(&node))
+    }
+
+    fn is_locked_now(&self, node: &Node) -> bool {
         let device = self.kernel.get().map_or((0, 0), |kernel| kernel.device());
-        let locked = self.readers.is_locked(device, id.0);
+        let locked = self.readers.is_locked(device, node.id.0);
         if locked {
             node.note_locked();
         }
@@ -142,8 +142,8 @@ impl Cache {
     }
 
     /// Whether an open with `O_TRUNC` empties a file where it is, instead of staging another
-    /// (SEMANTICS 2.4).
-    pub(super) fn is_emptied_in_place(&self, node: &Node, status: &Statx) -> bool {
+    /// (SEMANTICS 2.4). `own` handles of whoever asks are counted as open already.
+    pub(super) fn is_emptied_in_place(&self, node: &Node, status: &Statx, own: u32) -> bool {
         // What another job is writing; it had been this one's, too, a moment ago.
         if node.place().is_some_and(|place| place.parent() == STAGED) {
             return false;
@@ -153,7 +153,7 @@ impl Cache {
         let live = node.place().is_some_and(|place| place.is_public());
         live && (status.stx_nlink > 1 || status.stx_size == 0)
             || is_lock_name(&place.name)
-            || node.is_open() && self.is_locked(node.id)
+            || node.is_open_besides(own) && (node.is_a_lock(own) || self.is_locked_now(node))
     }
 
     /// A draft of another job that this one has to share: still empty, or locked. The locked one

@@ -58,6 +58,9 @@ impl Cache {
             let file = self.open_draft(&draft, &node, job.id, flags)?;
             return self.opened_draft(caller, job, &node, flags, file, draft);
         }
+        // Counted before it is asked whether others have it open: one of two who open it at the same
+        // time sees the other.
+        let _opening = Opening::of(&node);
         if flags.contains(OpenFlags::TRUNCATE) && self.has_to_replace(caller, &node)? {
             let Some(Step::Replace { node: was, at }) = step else {
                 self.steps.set(caller, Step::Replace { node: id, at: node.last_place() });
@@ -86,7 +89,7 @@ impl Cache {
     /// Whether one who opens a file with `O_TRUNC` is to be given a draft.
     fn has_to_replace(&self, caller: &Caller, node: &Node) -> Result<bool> {
         // Those who can't be seen can't be told from each other.
-        Ok(caller.thread != 0 && !self.is_emptied_in_place(node, &self.node_status(node)?))
+        Ok(caller.thread != 0 && !self.is_emptied_in_place(node, &self.node_status(node)?, 1))
     }
 
     fn opened(&self, caller: &Caller, job: Arc<Job>, node: &Node, open: Open) -> Opened {
@@ -195,7 +198,7 @@ impl Cache {
         };
         // The kernel had not seen it when it decided to create.
         let old = live.map(|live| self.tree.know(key(&live), Kind::File, parent, name));
-        let in_place = |(old, live): (&Arc<Node>, Statx)| self.is_emptied_in_place(old, &live);
+        let in_place = |(old, live): (&Arc<Node>, Statx)| self.is_emptied_in_place(old, &live, 0);
         let created = if replaces && !old.as_ref().zip(live).is_some_and(in_place) {
             let drafting = Drafting { folder: &folder, name, kept: &kept, job: job.id };
             let replaced = live.map(|status| Old { status, node: old.clone() });
@@ -418,6 +421,22 @@ impl Cache {
             usize::try_from(length).map_err(|_| Errno::EINVAL)?,
         )
         .map_err(errno)
+    }
+}
+
+/// A handle that is being opened.
+struct Opening<'a>(&'a Node);
+
+impl Opening<'_> {
+    fn of(node: &Node) -> Opening<'_> {
+        node.opened();
+        Opening(node)
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.closed();
     }
 }
 

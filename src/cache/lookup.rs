@@ -238,7 +238,7 @@ impl Cache {
                 }
                 // Another file than the one he met first: one that jobs lock, perhaps.
                 if let Seen::Live(live) = seen
-                    && self.is_emptied_in_place(&live.node, &status)
+                    && self.is_emptied_in_place(&live.node, &status, 0)
                 {
                     return Ok(None);
                 }

@@ -199,9 +199,15 @@ impl Node {
         self.locked.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody was seen to lock it, and some who may be about to have it open still.
-    pub(super) fn is_a_lock(&self) -> bool {
-        self.is_open() && self.locked.load(Ordering::Relaxed)
+    /// Whether somebody was seen to lock it, and has it open still, or others have who may lock it;
+    /// `own` handles are not counted.
+    pub(super) fn is_a_lock(&self, own: u32) -> bool {
+        self.is_open_besides(own) && self.locked.load(Ordering::Relaxed)
+    }
+
+    /// Whether more than these handles are open, or being opened.
+    pub(super) fn is_open_besides(&self, own: u32) -> bool {
+        self.opens.load(Ordering::Relaxed) > own
     }
 
     /// Whether any handle is open.

@@ -165,6 +165,13 @@ impl Model {
         self.view_of(at, *job).is_some_and(|v| self.is_directory(v.node) && is_kept(v))
     }
 
+    /// Whether an act opens what the same job is just writing.
+    pub(crate) fn opens_its_own_draft(&self, place: usize, act: Act) -> bool {
+        let (Act::Open(path, _), Some((job, _))) = (act, &self.places[place]) else { return false };
+        let Ok(at) = self.parent(*job, path) else { return false };
+        self.view_of(at, *job).is_some_and(|version| matches!(version.stage, Stage::Staged(_)))
+    }
+
     /// Whether an act opens what is a directory.
     pub(crate) fn opens_a_directory(&self, place: usize, act: Act) -> bool {
         let (Act::Open(path, _), Some((job, _))) = (act, &self.places[place]) else { return false };
