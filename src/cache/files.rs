@@ -324,6 +324,9 @@ impl Cache {
         let node = self.tree.get(id)?;
         let file = Arc::new(File::from(self.open_node(&node, OFlags::RDONLY)?));
         self.descriptors.keep_file(id, file.clone());
+        if self.tree.get(id).is_err() {
+            self.descriptors.drop(id);
+        }
         Ok(file)
     }
 

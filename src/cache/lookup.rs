@@ -282,7 +282,8 @@ impl Cache {
     /// Gives back references; true if the node is not known any more.
     pub(super) fn give_back(&self, id: NodeId, count: u64) -> bool {
         let gone = count > 0 && self.tree.give_back(id, count);
-        if gone {
+        // Others may have gone with it, or before it.
+        for id in self.tree.take_gone() {
             self.descriptors.drop(id);
         }
         gone

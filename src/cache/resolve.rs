@@ -91,6 +91,10 @@ impl Cache {
         while let Some(node) = missing.pop() {
             found = Arc::new(self.open_directory_below(&node, &found)?);
             self.descriptors.keep_directory(node.id, found.clone());
+            // Forgotten meanwhile, it would be kept for nobody.
+            if self.tree.get(node.id).is_err() {
+                self.descriptors.drop(node.id);
+            }
         }
         Ok(found)
     }

@@ -244,6 +244,9 @@ pub(super) struct Tree {
     faced: DashMap<(FileKey, Face), u64>,
     next: AtomicU64,
     next_face: AtomicU32,
+    /// Nodes that are not known any more, until somebody asks which.
+    gone: Mutex<Vec<NodeId>>,
+    any_gone: AtomicBool,
 }
 
 impl Tree {
@@ -265,6 +268,8 @@ impl Tree {
             faced: DashMap::new(),
             next: AtomicU64::new(next),
             next_face: AtomicU32::new(1),
+            gone: Mutex::default(),
+            any_gone: AtomicBool::new(false),
         }
     }
 
@@ -503,7 +508,17 @@ impl Tree {
         if node.face != 0 {
             self.faced.remove_if(&(node.key, node.face), |_, number| *number == id.0);
         }
+        self.gone.lock().push(id);
+        self.any_gone.store(true, Ordering::Release);
         Some(node)
+    }
+
+    /// The nodes that are not known any more since this was asked last.
+    pub(super) fn take_gone(&self) -> Vec<NodeId> {
+        if !self.any_gone.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        std::mem::take(&mut *self.gone.lock())
     }
 
     /// What it takes to make the same tree again, and the descriptors that go with it.
