@@ -34,6 +34,10 @@ pub(super) const STAGED: NodeId = NodeId(u64::MAX - 1);
 /// The node of the folder of versions that were removed.
 pub(super) const RETIRED: NodeId = NodeId(u64::MAX - 2);
 
+/// The first number that is given out. What a process has open is told by inode numbers alone, and the
+/// small ones are those of devices and pipes.
+const FIRST: u64 = 1 << 30;
+
 /// Where a directory was given a second number, all directories below it are numbered apart by this;
 /// 0 is the ordinary numbering. An operating system that met one directory in two places would take it
 /// from one to the other.
@@ -252,7 +256,7 @@ pub(super) struct Tree {
 impl Tree {
     /// A tree of which only the root is known, and the folders of what is not live.
     pub(super) fn new(root: FileKey, staged: FileKey, retired: FileKey) -> Tree {
-        let tree = Tree::empty(NodeId::ROOT.0 + 1);
+        let tree = Tree::empty(FIRST);
         tree.numbers.insert(root, NodeId::ROOT.0);
         // These are never given back; their one reference is the mount itself.
         for (id, key) in [(NodeId::ROOT, root), (STAGED, staged), (RETIRED, retired)] {
