@@ -153,7 +153,19 @@ impl Cache {
         let (job, open) = (self.readers.job(caller), Open::Directory(Mutex::new(None)));
         // The kernel may have a listing and ask for no other.
         job.note_listed(versioned.id.0, self.readers.tick());
+        if same {
+            job.begins_to_list(versioned.id.0);
+        }
         Ok((self.handles.insert(Handle { node: id, job, process: 0, open }), same))
+    }
+
+    pub(super) fn release_directory(&self, id: HandleId) {
+        let Some(handle) = self.handles.remove(id) else { return };
+        let versioned = self.tree.get(handle.node).map(|node| self.tree.versioned(&node).id);
+        let last = handle.job.ends_to_list(versioned.unwrap_or(handle.node).0);
+        if last && self.readers.removal_ended(&handle.job) {
+            self.retired.wake();
+        }
     }
 
     fn open_stream(&self, id: NodeId) -> Result<Stream> {
@@ -176,6 +188,9 @@ impl Cache {
         }
         // Only those who list by this very handle wait for each other here.
         let mut stream = stream.lock();
+        if stream.is_none() && !handle.job.is_listing(versioned.id.0) {
+            handle.job.begins_to_list(versioned.id.0);
+        }
         let stream = match &mut *stream {
             Some(stream) => stream,
             none => none.insert(self.open_stream(handle.node)?),

@@ -181,7 +181,12 @@ impl Cache {
 
     /// As the view function knows the caller.
     pub(super) fn reader(&self, caller: &Caller) -> Reader {
-        self.readers.known(caller).map_or(NOBODY, |job| job.reader())
+        match self.readers.known(caller) {
+            Some(job) => job.reader(),
+            // Before and after it, he might see this and that: he begins here.
+            None if self.readers.removals_began().is_some() => self.readers.job(caller).reader(),
+            None => NOBODY,
+        }
     }
 
     /// The view function's answer.

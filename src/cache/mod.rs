@@ -16,6 +16,7 @@ mod name_locks_tests;
 mod namespace;
 mod publish;
 mod reaper;
+mod references;
 mod removal;
 mod resolve;
 mod retire;
@@ -46,6 +47,7 @@ use self::handles::Handles;
 pub use self::ledger::{RestoreError, Snapshot};
 use self::lookup::Steps;
 use self::name_locks::NameLocks;
+use self::references::Products;
 use self::retire::Retired;
 pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
 use self::tree::Tree;
@@ -92,6 +94,8 @@ pub struct Cache {
     drafts: DashMap<u64, Arc<Draft>>,
     steps: Steps,
     additions: Additions,
+    /// Of the running jobs, by their numbers.
+    products: DashMap<u64, Products>,
     retired: Retired,
     /// The operating system, once it shows this.
     kernel: OnceLock<Arc<dyn Notify>>,
@@ -164,6 +168,7 @@ impl Cache {
             drafts: DashMap::new(),
             steps: Steps::default(),
             additions: Additions::new(),
+            products: DashMap::new(),
             retired: Retired::default(),
             kernel: OnceLock::new(),
             next_number: AtomicU64::new(1),
@@ -187,6 +192,7 @@ impl Cache {
         self.readers.when_one_ends(Box::new(move |job| {
             if let Some(cache) = cache.upgrade() {
                 cache.drop_drafts_of(job.id);
+                cache.forget_products(job.id);
                 cache.retired.wake();
             }
         }));
@@ -391,7 +397,7 @@ impl Volume for Cache {
     }
 
     fn release_directory(&self, handle: HandleId) {
-        self.handles.remove(handle);
+        self.release_directory(handle);
     }
 
     fn sync_directory(&self, handle: HandleId) -> Result<()> {

@@ -36,6 +36,9 @@ impl Cache {
         }
         let entry = self.found(parent, name, &status(at, name.as_bytes())?);
         self.note_added(entry.attributes.node, job, (folder.id, name), How::Exclusively);
+        if entry.attributes.kind == Kind::Directory {
+            self.note_product(job, folder.id, name);
+        }
         Ok(entry)
     }
 
@@ -135,10 +138,13 @@ impl Cache {
         name: Name<'_>,
         target: &OsStr,
     ) -> Result<Entry> {
-        let (job, folder, _change) = self.making(caller, parent, name)?;
+        let (job, folder, change) = self.making(caller, parent, name)?;
         let directory = self.directory(parent)?;
         rustix::fs::symlinkat(target.as_bytes(), &*directory, name.as_bytes()).map_err(errno)?;
-        self.made(caller, (&job, &folder), parent, name, &directory)
+        let made = self.made(caller, (&job, &folder), parent, name, &directory);
+        drop(change);
+        self.bring_back_what_is_named(&job, &folder, name);
+        made
     }
 
     pub(super) fn read_link(&self, id: NodeId) -> Result<Vec<u8>> {

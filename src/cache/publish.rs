@@ -185,7 +185,13 @@ impl Cache {
             return self.close_unwritten(&draft, job);
         }
         let change = self.names.change(draft.folder.id, &draft.name);
-        if draft.is_of(job) { self.publish(&change, &draft) } else { Ok(()) }
+        if !draft.is_of(job) {
+            return Ok(());
+        }
+        self.publish(&change, &draft)?;
+        drop(change);
+        self.bring_back_what_is_named(&handle.job, &draft.folder, draft.name());
+        Ok(())
     }
 
     /// The file is empty now, on the inode that it had, if it had one (SEMANTICS 2.4).

@@ -11,6 +11,7 @@ use super::Cache;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::retire::{Amount, Changed, Keep, Record, amount};
 use super::tree::{Node, Place, RETIRED, known_name};
+use super::view::Moment;
 use crate::readers::Job;
 
 /// An open directory, the names in it that are still to be removed, and its own.
@@ -45,9 +46,13 @@ impl Cache {
         *self.retired.herald.lock() = Some(tell);
         let cache = Arc::downgrade(self);
         std::thread::Builder::new().name("herald".into()).spawn(move || {
-            while let Ok((folder, name)) = told.recv() {
+            while let Ok(changed) = told.recv() {
                 let Some(cache) = cache.upgrade() else { return };
-                cache.tell_kernel(folder, &name);
+                match changed {
+                    Changed::Name(folder, name) => cache.tell_kernel(folder, &name),
+                    // Whoever waited may have gone.
+                    Changed::Until(done) => drop(done.send(())),
+                }
             }
         })?;
         Ok(())
@@ -60,8 +65,12 @@ impl Cache {
         let records: Vec<(u64, Record)> =
             self.retired.records.lock().iter().map(|(n, record)| (*n, record.clone())).collect();
         // Only now: whoever needs one of these began before it was removed.
-        let needs = Needs::new(self.readers.all(), self.options.keep);
         let now = Instant::now();
+        let needs = Needs {
+            removals: self.readers.removals_began(),
+            now,
+            ..Needs::new(self.readers.all(), self.options.keep)
+        };
         let (due, kept): (Vec<_>, Vec<_>) = records
             .into_iter()
             .partition(|(_, record)| needs.until(record).is_none_or(|until| until <= now));
@@ -202,19 +211,26 @@ struct Needs {
     jobs: Vec<Arc<Job>>,
     /// There are callers whose pids can't be seen.
     unknown: bool,
+    /// What was removed after this moment is seen by jobs that are still to begin.
+    removals: Option<Moment>,
+    now: Instant,
     keep: Keep,
 }
+
+/// So long after a removal that was going on it is looked whether it still is.
+const GOING_ON: Duration = Duration::from_secs(1);
 
 impl Needs {
     fn new(mut jobs: Vec<Arc<Job>>, keep: Keep) -> Needs {
         let all = jobs.len();
         jobs.retain(|job| job.id != Job::UNKNOWN);
-        Needs { unknown: jobs.len() < all, jobs, keep }
+        let (removals, now) = (None, Instant::now());
+        Needs { unknown: jobs.len() < all, jobs, removals, now, keep }
     }
 
     /// The jobs that can be seen and that need it.
     fn holders(&self, record: &Record) -> impl Iterator<Item = &Arc<Job>> {
-        let older = self.jobs.iter().take_while(|job| job.began < record.at);
+        let older = self.jobs.iter().filter(|job| job.began < record.at);
         older.filter(|job| record.seen_as.is_some() && !record.hidden.contains(&job.id))
     }
 
@@ -222,6 +238,9 @@ impl Needs {
     fn until(&self, record: &Record) -> Option<Instant> {
         if self.holders(record).next().is_some() {
             return Some(record.since + self.keep.retain_for);
+        }
+        if record.seen_as.is_some() && self.removals.is_some_and(|began| began < record.at) {
+            return Some(self.now + GOING_ON);
         }
         let unknown = self.unknown && record.seen_as.is_some();
         let unknown = unknown && !record.hidden.contains(&Job::UNKNOWN);

@@ -50,7 +50,7 @@ impl Cache {
             }
             Err(errno) => return Err(errno),
         };
-        let at = self.readers.tick();
+        let at = self.moment_of_removal(&job, &folder);
         let status = status(&victim, b"")?;
         if kind(&status) == Kind::Directory {
             return if own.is_some() { Ok(()) } else { Err(Errno::EISDIR) };
@@ -70,6 +70,14 @@ impl Cache {
         let _moving = self.moves.read();
         rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::empty()).map_err(errno)?;
         self.unnamed(folder.id, name, victim)
+    }
+
+    /// The moment at which `job` removes a name: one of many, if it lists the directory.
+    fn moment_of_removal(&self, job: &Job, folder: &Node) -> Moment {
+        match job.is_listing(folder.id.0) {
+            true => self.readers.tick_of_removal(job),
+            false => self.readers.tick(),
+        }
     }
 
     /// `victim` has just lost this name, and perhaps its last. To be called before [`Cache::moves`] is
@@ -137,7 +145,7 @@ impl Cache {
         if node.kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
-        let at = self.readers.tick();
+        let at = self.moment_of_removal(job, folder);
         let is_empty = self.is_empty_for(job, node)?;
         let own = || self.is_own(job.id, (folder, name), node.id, |how| how == How::Exclusively);
         let kept = victim.is_none()
@@ -298,7 +306,7 @@ impl Cache {
         how.set(rustix::fs::RenameFlags::EXCHANGE, exchange);
         let no_replace = flags.contains(RenameFlags::NO_REPLACE);
         how.set(rustix::fs::RenameFlags::NOREPLACE, no_replace);
-        let _moving = self.moves.read();
+        let moving = self.moves.read();
         let (at_name, to_name) = (&*source.name, new_name.as_bytes());
         if how.is_empty() {
             // Also for filesystems that know no flags.
@@ -327,6 +335,7 @@ impl Cache {
             Some((_, descriptor)) => self.unnamed(new_folder.id, new_name, descriptor)?,
             None => {}
         }
+        let is_directory = node.as_ref().is_some_and(|node| node.kind == Kind::Directory);
         if keeps && !exchange {
             self.keep_moved(&folder, name, &source, node, (at, job.id))?;
         }
@@ -335,6 +344,12 @@ impl Cache {
             if !folder.versions(name).is_empty() {
                 self.tell_kernel_later(folder.id, name.as_bytes());
             }
+        }
+        drop((moving, change));
+        if is_directory {
+            self.note_product(&job, new_folder.id, new_name);
+        } else {
+            self.bring_back_what_is_named(&job, &new_folder, new_name);
         }
         Ok(())
     }

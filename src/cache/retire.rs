@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
@@ -109,15 +110,31 @@ pub(super) struct Record {
 pub(super) struct Retired {
     /// By the number of the version that it is, and so in the order of removals.
     pub(super) records: Mutex<BTreeMap<u64, Record>>,
+    /// When a directory was removed last.
+    newest_directory: AtomicU64,
     pub(super) reaper: Mutex<Option<Sender<()>>>,
     /// To whoever tells the kernel of names that it has to ask for again.
     pub(super) herald: Mutex<Option<Sender<Changed>>>,
 }
 
-/// A name that stands for something else now, without the kernel's knowledge.
-pub(super) type Changed = (NodeId, Box<[u8]>);
+/// What the herald is told.
+#[derive(Debug)]
+pub(super) enum Changed {
+    /// A name that stands for something else now, without the kernel's knowledge.
+    Name(NodeId, Box<[u8]>),
+    /// Somebody waits until the kernel knows all that came before.
+    Until(SyncSender<()>),
+}
+
+/// Nobody waits longer for the kernel to know: it may itself be waiting for an answer.
+const HERALD_TIME: Duration = Duration::from_millis(200);
 
 impl Retired {
+    /// When a directory was removed last.
+    pub(super) fn newest_directory(&self) -> Moment {
+        Moment(self.newest_directory.load(Ordering::Acquire))
+    }
+
     /// Has the reaper look for what nobody needs any more.
     pub(super) fn wake(&self) {
         if let Some(reaper) = &*self.reaper.lock() {
@@ -132,7 +149,17 @@ impl Retired {
     pub(super) fn tell_later(&self, folder: NodeId, name: &[u8]) {
         if let Some(herald) = &*self.herald.lock() {
             // It ends with the cache; then the kernel has gone, too.
-            let _ = herald.send((folder, name.into()));
+            let _ = herald.send(Changed::Name(folder, name.into()));
+        }
+    }
+
+    /// Waits until the kernel has been told of all names so far, or for a short time.
+    fn wait_for_herald(&self) {
+        let (done, is_done) = std::sync::mpsc::sync_channel(1);
+        let sent =
+            self.herald.lock().as_ref().is_some_and(|h| h.send(Changed::Until(done)).is_ok());
+        if sent && is_done.recv_timeout(HERALD_TIME).is_err() {
+            tracing::debug!("the kernel is slow to hear of names that have changed");
         }
     }
 }
@@ -214,6 +241,9 @@ impl Cache {
             node.note_last_place(folder.id, name);
             node
         };
+        if kind == Kind::Directory {
+            self.retired.newest_directory.fetch_max(at.0, Ordering::AcqRel);
+        }
         let hidden = SmallVec::from_elem(by, 1);
         let version = match seen {
             true => {
@@ -306,23 +336,44 @@ impl Cache {
                 return Ok(false);
             };
             // Not under the name's lock: these names have locks of their own.
-            self.retire_contents(&node, &kept.version.stage)?;
-            let _change = self.names.change(folder.id, name.as_bytes());
-            let still = self.retired_directory(folder, name);
-            let still = still.is_some_and(|(_, now)| now.number == kept.number);
-            let Some(place) = node.place().filter(|_| still) else { continue };
-            {
-                let _moving = self.moves.read();
-                let flags = rustix::fs::RenameFlags::NOREPLACE;
-                let from = &*self.retired_folder;
-                rustix::fs::renameat_with(from, &*place.name, directory, name.as_bytes(), flags)
-                    .map_err(errno)?;
-                self.tree.add_place(&node, folder.id, name);
+            if self.retire_contents(&node, &kept.version.stage)? {
+                // The kernel has believed in them for ever: for those who still see them, they were
+                // as good as live. Whoever comes now gets the same directory from it.
+                self.retired.wait_for_herald();
             }
-            self.remove_retired(folder, name, node.id, kept.number);
-            self.retired.records.lock().remove(&kept.number);
-            return Ok(true);
+            let change = self.names.change(folder.id, name.as_bytes());
+            let still = self.retired_directory(folder, name);
+            if still.is_some_and(|(_, now)| now.number == kept.number) {
+                self.return_to(&change, folder, directory, name, (&node, &kept))?;
+                return Ok(true);
+            }
         }
+    }
+
+    /// Gives what was removed its name back.
+    pub(super) fn return_to(
+        &self,
+        _: &Change<'_>,
+        folder: &Node,
+        directory: &OwnedFd,
+        name: Name<'_>,
+        (node, kept): (&Node, &Kept),
+    ) -> Result<()> {
+        let place = node.place().ok_or(Errno::ESTALE)?;
+        {
+            let _moving = self.moves.read();
+            let flags = rustix::fs::RenameFlags::NOREPLACE;
+            let from = &*self.retired_folder;
+            rustix::fs::renameat_with(from, &*place.name, directory, name.as_bytes(), flags)
+                .map_err(errno)?;
+            self.tree.add_place(node, folder.id, name);
+            if node.kind != Kind::Directory {
+                self.tree.remove_place(node, RETIRED, known_name(&place.name));
+            }
+        }
+        self.remove_retired(folder, name, node.id, kept.number);
+        self.retired.records.lock().remove(&kept.number);
+        Ok(())
     }
 
     /// Takes a kept version out of its directory, and gives back what it held.
@@ -336,9 +387,10 @@ impl Cache {
         self.give_back(what, removed as u64);
     }
 
-    /// All that is live in a retired directory becomes retired as the directory is.
-    fn retire_contents(&self, node: &Arc<Node>, stage: &Stage) -> Result<()> {
-        let Stage::Retired { at, hidden } = stage else { return Ok(()) };
+    /// All that is live in a retired directory becomes retired as the directory is; whether there was
+    /// anything.
+    fn retire_contents(&self, node: &Arc<Node>, stage: &Stage) -> Result<bool> {
+        let Stage::Retired { at, hidden } = stage else { return Ok(false) };
         // Nobody sees more in it than sees the directory itself.
         for (name, _) in node.all_versions() {
             self.tree.change_versions(node, &name, |list| {
@@ -352,19 +404,21 @@ impl Cache {
             });
         }
         let directory = self.directory(node.id)?;
-        for name in self.names_in(&directory)? {
-            let name = known_name(&name);
+        let names = self.names_in(&directory)?;
+        for name in &names {
+            let name = known_name(name);
             let change = self.names.change(node.id, name.as_bytes());
             let by = hidden.first().copied().unwrap_or(ADMINISTRATOR);
             match self.retire(&change, node, &directory, name, (*at, by), true) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(errno) => return Err(errno),
             }
+            self.retired.tell_later(node.id, name.as_bytes());
             for &job in hidden.iter().skip(1) {
                 self.hide(&change, node, name, job);
             }
         }
-        Ok(())
+        Ok(!names.is_empty())
     }
 
     /// The names in a folder of the store.

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::cache::view::{Moment, Reader};
 
@@ -16,7 +17,8 @@ const MOST_LISTED: usize = 1 << 16;
 pub struct Job {
     /// Which; never used twice in a daemon's life.
     pub id: u64,
-    /// When it began, in the order of removals.
+    /// From when on it doesn't see what others remove any more: when it began, or when a removal began
+    /// that was going on then.
     pub began: Moment,
     /// The process it began with; 0 for those whose pids the daemon can't see.
     pub pid: u32,
@@ -25,6 +27,8 @@ pub struct Job {
     /// When it began, by the clock.
     pub since: SystemTime,
     open: AtomicUsize,
+    /// The directories that it has open and lists, by their nodes.
+    listing: Mutex<SmallVec<[u64; 4]>>,
     /// The directories that it has listed, by their nodes, and when.
     listed: Mutex<LruCache<u64, Moment>>,
     /// When it last used the mount, in milliseconds of the system's clock.
@@ -35,15 +39,17 @@ impl Job {
     /// The number of the one job that stands for all callers whose pids the daemon can't see.
     pub const UNKNOWN: u64 = 0;
 
-    /// One that begins at `began`, which is also its number: no two jobs begin at one moment.
-    pub(super) fn new(began: Moment, pid: u32, uid: u32, now: Duration) -> Job {
+    /// One that begins at `now_is`, which is also its number: no two jobs begin at one moment. It sees
+    /// what was removed since `sees`.
+    pub(super) fn new(now_is: Moment, sees: Moment, pid: u32, uid: u32, now: Duration) -> Job {
         Job {
-            id: began.0,
-            began,
+            id: now_is.0,
+            began: sees,
             pid,
             uid,
             since: SystemTime::now(),
             open: AtomicUsize::new(0),
+            listing: Mutex::default(),
             // Unbounded to the map, which otherwise reserves room for all at once.
             listed: Mutex::new(LruCache::unbounded()),
             touched: AtomicU64::new(millis(now)),
@@ -67,6 +73,25 @@ impl Job {
     /// When it last listed a directory, unless that was too many directories ago.
     pub fn listed(&self, node: u64) -> Option<Moment> {
         self.listed.lock().peek(&node).copied()
+    }
+
+    /// It has opened a directory, and lists it.
+    pub fn begins_to_list(&self, node: u64) {
+        self.listing.lock().push(node);
+    }
+
+    /// It closes a directory; whether it lists no other.
+    pub fn ends_to_list(&self, node: u64) -> bool {
+        let mut listing = self.listing.lock();
+        if let Some(at) = listing.iter().rposition(|open| *open == node) {
+            listing.swap_remove(at);
+        }
+        listing.is_empty()
+    }
+
+    /// Whether it has that directory open and lists it.
+    pub fn is_listing(&self, node: u64) -> bool {
+        self.listing.lock().contains(&node)
     }
 
     /// It has one more file or directory open.

@@ -13,6 +13,7 @@ mod linux;
 pub mod made_up;
 mod proc;
 mod registry;
+mod removals;
 mod strangers;
 mod system;
 mod watcher;
@@ -112,6 +113,21 @@ impl Readers {
     /// The next moment.
     pub fn tick(&self) -> Moment {
         self.registry.tick()
+    }
+
+    /// The next moment, at which a job goes on to remove what is in a directory that it lists.
+    pub fn tick_of_removal(&self, job: &Job) -> Moment {
+        self.registry.tick_of_removal(job.id)
+    }
+
+    /// A job lists no directory any more; whether it has removed anything meanwhile.
+    pub fn removal_ended(&self, job: &Job) -> bool {
+        self.registry.removal_ended(job.id)
+    }
+
+    /// What was removed after this moment will be seen by jobs that begin while removals go on.
+    pub fn removals_began(&self) -> Option<Moment> {
+        self.registry.removals_began()
     }
 
     /// When the oldest running job besides `by` began.

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
+use super::removals::Removals;
 use super::strangers::Strangers;
 use super::system::{Ends, Process, System, Watch};
 use super::{Grouping, Job, ReaderOptions};
@@ -31,6 +32,8 @@ pub(super) struct Registry {
     /// Those whose pids can't be seen, once there are some.
     unknown: OnceLock<Arc<Job>>,
     strangers: Strangers,
+    /// Removals that are going on. Locked after `running`.
+    removals: Removals,
     /// How often there came to be someone new who adopts.
     changes: AtomicU64,
     ended: OnceLock<Ended>,
@@ -86,6 +89,7 @@ impl Registry {
             running: Mutex::default(),
             unknown: OnceLock::new(),
             strangers: Strangers::new(),
+            removals: Removals::default(),
             changes: AtomicU64::new(0),
             ended: OnceLock::new(),
         }
@@ -96,7 +100,10 @@ impl Registry {
         found.unwrap_or_else(|| match thread {
             0 => self.unknown(uid),
             // Killed while it asked: a job that has ended before anybody could need it.
-            _ => Arc::new(Job::new(self.tick(), thread, uid, self.system.now())),
+            _ => {
+                let now = self.tick();
+                Arc::new(Job::new(now, now, thread, uid, self.system.now()))
+            }
         })
     }
 
@@ -122,6 +129,18 @@ impl Registry {
 
     pub(super) fn tick(&self) -> Moment {
         Moment(self.clock.fetch_add(1, Ordering::AcqRel))
+    }
+
+    pub(super) fn tick_of_removal(&self, job: u64) -> Moment {
+        self.removals.go_on(job, self.system.now(), || self.tick())
+    }
+
+    pub(super) fn removal_ended(&self, job: u64) -> bool {
+        self.removals.end(job)
+    }
+
+    pub(super) fn removals_began(&self) -> Option<Moment> {
+        self.removals.began(self.system.now())
     }
 
     pub(super) fn oldest_besides(&self, by: u64) -> Option<Moment> {
@@ -154,7 +173,8 @@ impl Registry {
     /// The job of those who can't be told from each other.
     fn unknown(&self, uid: u32) -> Arc<Job> {
         let begin = || {
-            let job = Arc::new(Job::new(Moment(Job::UNKNOWN), 0, uid, self.system.now()));
+            let always = Moment(Job::UNKNOWN);
+            let job = Arc::new(Job::new(always, always, 0, uid, self.system.now()));
             self.running.lock().insert(job.id, Arc::clone(&job));
             job
         };
@@ -254,11 +274,16 @@ impl Registry {
     /// which sees the steps before it), and `at` before they lock `running` to look for
     /// older jobs: they get the lock after us, and find the job, or it has ended by then. What they
     /// do not find began after `at`, or never will run again.
+    ///
+    /// Who begins while others remove directories sees what they have removed so far, if that was
+    /// kept: all of it or nothing.
     fn begin(&self, crews: &mut Crews, pid: u32, uid: u32, cgroup: u64) -> Arc<Job> {
         let now = self.system.now();
         let job = {
             let mut running = self.running.lock();
-            let job = Arc::new(Job::new(self.tick(), pid, uid, now));
+            let began = self.tick();
+            let sees = self.removals.began(now).map_or(began, |removal| removal.min(began));
+            let job = Arc::new(Job::new(began, sees, pid, uid, now));
             running.insert(job.id, Arc::clone(&job));
             job
         };
@@ -292,6 +317,7 @@ impl Registry {
             self.system.unwatch_group(cgroup);
         }
         self.running.lock().remove(&job.id);
+        self.removals.end(job.id);
         true
     }
 

@@ -1,0 +1,253 @@
+//! What a job publishes may name a directory that it has made: uv unpacks a wheel into a directory with
+//! a random name, puts that in place, and then writes a file that names it. If another job removes the
+//! directory in between, the first one goes on seeing it, and would leave a name that leads nowhere to
+//! all who begin later. So the directory comes back with the file that names it.
+//!
+//! Whether a file names a directory is found by searching for the name in its contents, as Nix finds
+//! what a package needs (<https://nix.dev/manual/nix/latest/store/building>, "Processing outputs").
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
+use rustix::fs::OFlags;
+
+use super::Cache;
+use super::additions::{Added, How};
+use super::resolve::{kind, open_at, status};
+use super::tree::{Kept, Node, RETIRED, known_name};
+use super::view::{Moment, Stage};
+use crate::readers::Job;
+
+/// Shorter names may stand in a file by chance.
+const SHORTEST_NAME: usize = 12;
+
+/// So many directories of a job are remembered, the newest.
+const MOST: usize = 256;
+
+/// Longer files are not searched, in bytes.
+const LONGEST_FILE: u64 = 16 * 1024;
+
+/// The moment at which what is live was removed.
+const FOREVER: Moment = Moment(u64::MAX);
+
+/// A directory that a job has put in place.
+#[derive(Debug)]
+pub(super) struct Product {
+    /// Where; held.
+    folder: NodeId,
+    name: Box<[u8]>,
+}
+
+/// The products of a job, in the order in which they were made.
+pub(super) type Products = VecDeque<Product>;
+
+impl Cache {
+    /// `job` has made a directory, or moved it there.
+    pub(super) fn note_product(&self, job: &Job, folder: NodeId, name: Name<'_>) {
+        if name.as_bytes().len() < SHORTEST_NAME || !self.tree.hold(folder) {
+            return;
+        }
+        let mut products = self.products.entry(job.id).or_default();
+        products.push_back(Product { folder, name: name.as_bytes().into() });
+        let surplus = if products.len() > MOST { products.pop_front() } else { None };
+        drop(products);
+        if let Some(product) = surplus {
+            self.give_back(product.folder, 1);
+        }
+    }
+
+    /// A job has ended.
+    pub(super) fn forget_products(&self, job: u64) {
+        let Some((_, products)) = self.products.remove(&job) else { return };
+        for product in products {
+            self.give_back(product.folder, 1);
+        }
+    }
+
+    /// `job` has made a name live: brings back those of its directories that are named there and that
+    /// others have removed. No name may be locked.
+    pub(super) fn bring_back_what_is_named(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) {
+        // Nearly always nothing was removed since the job began, or it has made nothing.
+        if self.retired.newest_directory() <= job.began || !self.products.contains_key(&job.id) {
+            return;
+        }
+        if let Err(errno) = self.bring_back_named(job, folder, name) {
+            tracing::debug!(%errno, "can't see whether directories are named that were removed");
+        }
+    }
+
+    fn bring_back_named(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) -> Result<()> {
+        let contents = contents(&*self.directory(folder.id)?, name)?;
+        let named: Vec<(NodeId, Box<[u8]>)> = match self.products.get(&job.id) {
+            Some(products) => products
+                .iter()
+                .filter(|product| mentions(&contents, &product.name))
+                .map(|product| (product.folder, product.name.clone()))
+                .collect(),
+            None => return Ok(()),
+        };
+        if named.is_empty() {
+            return Ok(());
+        }
+        let seen_until = self.removed_at(folder)?;
+        for (folder, name) in named {
+            let folder = self.tree.get(folder)?;
+            let name = known_name(&name);
+            let removed_at = match self.kept_for(job, &folder, name) {
+                Some((node, _)) => self.removed_at(&node)?,
+                None => self.removed_at(&folder)?,
+            };
+            // Whoever does not see the directory does not see where it is named either.
+            let complete = removed_at >= seen_until && removed_at != FOREVER;
+            if !complete && self.make_reached(&folder)? {
+                self.restore_product(job, &folder, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Since when those who begin do not see a directory: when it was removed, or any directory that it
+    /// lies in. [`FOREVER`] if it is live.
+    fn removed_at(&self, folder: &Arc<Node>) -> Result<Moment> {
+        let (mut at, mut earliest) = (folder.clone(), FOREVER);
+        while let Some(removed) = self.removed_above(&at)? {
+            let was = removed.last_place().ok_or(Errno::ESTALE)?;
+            at = self.tree.versioned(&self.tree.get(was.parent())?);
+            let kept = at.versions(known_name(&was.name));
+            let version = kept.iter().find(|kept| kept.version.what == removed.id);
+            match version.map(|kept| &kept.version.stage) {
+                Some(Stage::Retired { at, .. }) => earliest = earliest.min(*at),
+                _ => return Ok(Moment(0)),
+            }
+        }
+        Ok(earliest)
+    }
+
+    /// The retired directory that a directory lies in, or is; none if everyone sees it. `ESTALE` if it
+    /// has no name any more.
+    fn removed_above(&self, folder: &Arc<Node>) -> Result<Option<Arc<Node>>> {
+        let mut at = folder.clone();
+        loop {
+            if at.id == NodeId::ROOT {
+                return Ok(None);
+            }
+            let place = at.place().ok_or(Errno::ESTALE)?;
+            if place.parent() == RETIRED {
+                return Ok(Some(at));
+            }
+            at = self.tree.get(place.parent())?;
+        }
+    }
+
+    /// Brings back the directories that a directory lies in, and itself. False: another one has that
+    /// name now.
+    fn make_reached(&self, folder: &Arc<Node>) -> Result<bool> {
+        while let Some(removed) = self.removed_above(folder)? {
+            let was = removed.last_place().ok_or(Errno::ESTALE)?;
+            let above = self.tree.versioned(&self.tree.get(was.parent())?);
+            let directory = self.directory(above.id)?;
+            if !self.make_reached(&above)?
+                || !self.bring_back(&above, &directory, known_name(&was.name))?
+            {
+                return Ok(false);
+            }
+            self.tell_kernel_later(above.id, &was.name);
+        }
+        Ok(true)
+    }
+
+    /// Brings back what was removed last under a name, as the job sees it, with all that it sees inside.
+    fn restore_product(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) -> Result<()> {
+        let mut pending: Vec<(Arc<Node>, Box<[u8]>)> =
+            vec![(folder.clone(), name.as_bytes().into())];
+        while let Some((folder, name)) = pending.pop() {
+            let name = known_name(&name);
+            let Some(node) = self.restore_one(job, &folder, name)? else { continue };
+            for (inside, _) in node.all_versions() {
+                pending.push((node.clone(), inside));
+            }
+            // Directories in it that are still there may have lost something.
+            let directory = self.directory(node.id)?;
+            for inside in self.names_in(&directory)? {
+                let Ok(status) = status(&*directory, &inside) else { continue };
+                if kind(&status) == Kind::Directory {
+                    pending.push((node.clone(), inside));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings back one name, if it isn't there; the directory that it stands for, if it does for one
+    /// that anything may be missing in.
+    fn restore_one(
+        &self,
+        job: &Job,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+    ) -> Result<Option<Arc<Node>>> {
+        let directory = self.directory(folder.id)?;
+        let change = self.names.change(folder.id, name.as_bytes());
+        match status(&*directory, name.as_bytes()) {
+            // Nobody knows it who does not know all above what was removed.
+            Ok(live) if kind(&live) == Kind::Directory => {
+                return Ok(self.tree.find(super::resolve::key(&live)));
+            }
+            Ok(_) => return Ok(None),
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+        let Some((node, kept)) = self.kept_for(job, folder, name) else { return Ok(None) };
+        self.return_to(&change, folder, &directory, name, (&node, &kept))?;
+        let added = Added::new(node.id, (job.id, self.readers.tick()), How::Moved);
+        self.additions.note((folder.id, name), added);
+        drop(change);
+        self.tell_kernel_later(folder.id, name.as_bytes());
+        Ok((node.kind == Kind::Directory).then_some(node))
+    }
+
+    /// What a job sees under a name that is not live, and that lies among what was removed.
+    fn kept_for(&self, job: &Job, folder: &Node, name: Name<'_>) -> Option<(Arc<Node>, Kept)> {
+        let kept = folder.versions(name);
+        let seen = |kept: &&Kept| match &kept.version.stage {
+            Stage::Retired { at, hidden } => job.began < *at && !hidden.contains(&job.id),
+            _ => false,
+        };
+        let newest = kept.iter().filter(seen).max_by_key(|kept| match kept.version.stage {
+            Stage::Retired { at, .. } => at.0,
+            _ => 0,
+        })?;
+        let node = self.tree.get(newest.version.what).ok()?;
+        let here = node.place().is_some_and(|place| place.parent() == RETIRED);
+        here.then(|| (node, newest.clone()))
+    }
+}
+
+/// What a small file says, or where a symlink leads.
+fn contents(directory: &OwnedFd, name: Name<'_>) -> Result<Vec<u8>> {
+    let status = status(directory, name.as_bytes())?;
+    match kind(&status) {
+        Kind::Symlink => {
+            let target = rustix::fs::readlinkat(directory, name.as_bytes(), Vec::new());
+            Ok(target.map_err(super::resolve::errno)?.into_bytes())
+        }
+        Kind::File if status.stx_size <= LONGEST_FILE => {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+            let file = std::fs::File::from(open_at(directory, name.as_bytes(), flags)?);
+            let mut contents = Vec::with_capacity(status.stx_size as usize);
+            // Somebody may be adding to it.
+            std::io::Read::read_to_end(
+                &mut std::io::Read::take(file, LONGEST_FILE),
+                &mut contents,
+            )?;
+            Ok(contents)
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn mentions(contents: &[u8], name: &[u8]) -> bool {
+    contents.windows(name.len()).any(|window| window == name)
+}

@@ -1,0 +1,88 @@
+//! Removals that are going on: a job removes, one after the other, the names in directories that it
+//! lists (`rm -r`, `shutil.rmtree`, `uv cache clean`).
+//!
+//! To one who begins in the middle of that, half a cache would be worse than all or nothing of it. So
+//! such a removal takes place, for who begins later, when its job has closed its directories.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::cache::view::Moment;
+
+/// A job that has removed nothing for so long is not at it any more, whatever it has open.
+const PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy)]
+struct Removal {
+    /// The moment before its first.
+    began: Moment,
+    last: Duration,
+}
+
+/// By the numbers of the jobs.
+#[derive(Default)]
+pub(super) struct Removals {
+    going_on: Mutex<HashMap<u64, Removal>>,
+    count: AtomicUsize,
+}
+
+impl Removals {
+    /// The moment at which `job` removes one more name.
+    ///
+    /// It is taken with the lock that [`Removals::began`] takes: who asks there after the moment
+    /// finds the removal, and who asked before it is older.
+    pub(super) fn go_on(&self, job: u64, now: Duration, tick: impl FnOnce() -> Moment) -> Moment {
+        let mut going_on = self.going_on.lock();
+        let at = tick();
+        let before = Moment(at.0 - 1);
+        let removal = going_on.entry(job).or_insert(Removal { began: before, last: now });
+        if now.saturating_sub(removal.last) > PAUSE {
+            removal.began = before;
+        }
+        removal.last = now;
+        self.count.store(going_on.len(), Ordering::Release);
+        at
+    }
+
+    /// `job` has no directory open any more; whether it had been removing.
+    pub(super) fn end(&self, job: u64) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let mut going_on = self.going_on.lock();
+        let ended = going_on.remove(&job).is_some();
+        self.count.store(going_on.len(), Ordering::Release);
+        ended
+    }
+
+    /// The moment before the first of all removals that are going on.
+    pub(super) fn began(&self, now: Duration) -> Option<Moment> {
+        let going_on = self.going_on.lock();
+        let current = going_on.values().filter(|r| now.saturating_sub(r.last) <= PAUSE);
+        current.map(|removal| removal.began).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removal_goes_on_until_its_job_lists_nothing_or_pauses() {
+        let removals = Removals::default();
+        let seconds = Duration::from_secs;
+        assert_eq!(removals.began(seconds(0)), None);
+        assert_eq!(removals.go_on(7, seconds(10), || Moment(5)), Moment(5));
+        assert_eq!(removals.go_on(8, seconds(10), || Moment(6)), Moment(6));
+        assert_eq!(removals.began(seconds(11)), Some(Moment(4)));
+        assert!(removals.end(7));
+        assert!(!removals.end(7));
+        assert_eq!(removals.began(seconds(11)), Some(Moment(5)));
+        assert_eq!(removals.began(seconds(12)), None);
+        removals.go_on(8, seconds(12), || Moment(9));
+        assert_eq!(removals.began(seconds(12)), Some(Moment(8)));
+    }
+}
