@@ -13,8 +13,9 @@ use crate::system::mounts::{self, MountPoint};
 /// A daemon has so long to let go of the store after it has unmounted.
 const END_TIME: Duration = Duration::from_secs(30);
 
-/// After a lazy unmount it may be long in coming: others may have files open.
-const LAZY_END_TIME: Duration = Duration::from_secs(1);
+/// So long, when others may have files open after a lazy unmount, or have the mount in a container: then its
+/// end may be long in coming.
+const SHORT_END_TIME: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -40,7 +41,7 @@ fn by_daemon(mut client: Client, mount: &MountPoint, lazy: bool) -> Result<(), F
     let daemon = client.process();
     client.ask(&Command::Unmount { lazy })?;
     let Some(daemon) = daemon else { return Ok(()) };
-    if daemon.wait(if lazy { LAZY_END_TIME } else { END_TIME }) {
+    if daemon.wait(SHORT_END_TIME) {
         return Ok(());
     }
     let (at, store) = (mount.path.display(), mount.source.display());
@@ -48,6 +49,18 @@ fn by_daemon(mut client: Client, mount: &MountPoint, lazy: bool) -> Result<(), F
         tracing::warn!(
             "{at} is gone; the daemon keeps the store {store} until the last open file is closed"
         );
+        return Ok(());
+    }
+    let holders = busy::elsewhere(mount);
+    if !holders.is_empty() {
+        return Err(format!(
+            "{at} is unmounted here, but containers still have it, and the daemon serves them from the store \
+             {store} until they end: {}",
+            busy::list(&holders)
+        )
+        .into());
+    }
+    if daemon.wait(END_TIME) {
         return Ok(());
     }
     Err(format!(

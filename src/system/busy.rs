@@ -3,11 +3,12 @@
 //! Never to be called while a request of the mount waits for the answer: some files in `/proc` wait
 //! for a process that itself may be waiting for the mount.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::mounts::{self, MountPoint, is_below};
 
@@ -24,7 +25,7 @@ pub enum User {
         how: &'static str,
     },
     /// Another mount on a directory of this one.
-    Mount(std::path::PathBuf),
+    Mount(PathBuf),
 }
 
 impl fmt::Display for User {
@@ -42,15 +43,45 @@ pub fn users(path: &Path) -> Vec<User> {
     let Some(mount) = mounts.iter().rfind(|m| m.path == path) else { return Vec::new() };
     let on_it = mounts.iter().filter(|m| m.parent == mount.id && m.id != mount.id);
     let mut found: Vec<User> = on_it.map(|m| User::Mount(m.path.clone())).collect();
-    let Ok(processes) = fs::read_dir("/proc") else { return found };
-    let pids = processes.filter_map(|p| p.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    for pid in pids.filter(|&pid| pid != std::process::id()) {
+    for pid in pids().filter(|&pid| pid != std::process::id()) {
         if let Some(how) = uses(pid, mount) {
-            let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            found.push(User::Process { pid, command: command.trim_end().to_owned(), how });
+            found.push(User::Process { pid, command: command(pid), how });
         }
     }
     found
+}
+
+/// Who keeps a mount that is gone from here in a mount namespace of its own, as a container does that has it
+/// bound: one process for each of them.
+pub fn elsewhere(mount: &MountPoint) -> Vec<User> {
+    let mut seen = HashSet::from([namespace("self")]);
+    let mut found = Vec::new();
+    for pid in pids() {
+        let space = namespace(&pid.to_string());
+        if space.is_none() || !seen.insert(space) {
+            continue;
+        }
+        let mounts = mounts::of(pid).unwrap_or_default();
+        if mounts.iter().any(|m| m.device == mount.device) {
+            found.push(User::Process { pid, command: command(pid), how: "mounts of its own" });
+        }
+    }
+    found
+}
+
+/// Which mount namespace a process is in; none if that can't be told.
+fn namespace(pid: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten();
+    processes.filter_map(|p| p.ok()?.file_name().to_str()?.parse().ok())
+}
+
+fn command(pid: u32) -> String {
+    let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    command.trim_end().to_owned()
 }
 
 /// The first few of `users`, for a message; empty when nobody was found.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-pub use cachefs_mount::fuse::mountinfo::{MountPoint, all, at};
+pub use cachefs_mount::fuse::mountinfo::{MountPoint, all, at, of};
 pub use cachefs_mount::fuse::unmount;
 
 /// Our mounts: one entry for each, however often it is bound elsewhere.

@@ -187,7 +187,7 @@ impl fmt::Display for Finished {
 
 /// Has a child signalled when the thread that starts it ends, so that a test that is killed leaves nothing
 /// running behind it.
-pub(super) fn ends_with_its_starter(command: &mut Command, signal: libc::c_int) {
+pub(crate) fn ends_with_its_starter(command: &mut Command, signal: libc::c_int) {
     // SAFETY: prctl may be called between fork and exec, and this option takes no pointers.
     unsafe {
         command.pre_exec(move || match libc::prctl(libc::PR_SET_PDEATHSIG, signal) {

@@ -80,7 +80,16 @@ fn unescape(field: &[u8]) -> OsString {
 
 /// All mounts, in the order in which they were made.
 pub fn all() -> io::Result<Vec<MountPoint>> {
-    let text = std::fs::read("/proc/self/mountinfo")?;
+    read("/proc/self/mountinfo")
+}
+
+/// All mounts that a process has, which may be others than the caller's.
+pub fn of(pid: u32) -> io::Result<Vec<MountPoint>> {
+    read(&format!("/proc/{pid}/mountinfo"))
+}
+
+fn read(file: &str) -> io::Result<Vec<MountPoint>> {
+    let text = std::fs::read(file)?;
     Ok(text.split(|&b| b == b'\n').filter_map(MountPoint::parse).collect())
 }
 
