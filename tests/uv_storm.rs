@@ -166,7 +166,8 @@ fn installs_fail_on_a_plain_directory_when_others_remove() {
 }
 
 #[test]
-#[ignore = "some installs still fail: an unpacked wheel is gone between preparing and installing it"]
+#[ignore = "about one install of ten still fails: `uv cache prune --force` decides by what it has read long \
+            before, and getcwd(2) fails in a build's directory that was removed"]
 fn installs_do_not_notice_that_others_remove() {
     let (enough, limit) = if soak() { ((200, 200), 3600) } else { ((40, 40), 600) };
     let limit = Duration::from_secs(limit);
@@ -174,12 +175,14 @@ fn installs_do_not_notice_that_others_remove() {
     let ground = Ground::built(builder);
     let uv = Uv::new(&ground);
     let outcome = storm(&uv, enough, limit, false);
-    for (what, failed) in
-        [("installs", outcome.failed_installs), ("removals", outcome.failed_removals)]
-    {
-        let failed = failed.into_inner().unwrap();
-        assert!(failed.is_empty(), "{} {what} failed, among them\n{}", failed.len(), failed[0]);
+    let failed = [
+        ("installs", outcome.failed_installs.into_inner().unwrap()),
+        ("removals", outcome.failed_removals.into_inner().unwrap()),
+    ];
+    for (what, failed) in &failed {
+        println!("{} {what} failed\n{}", failed.len(), failed.join("\n"));
     }
+    assert!(failed.iter().all(|(_, failed)| failed.is_empty()), "some failed; they are above");
     let (installs, removals) = (outcome.installs.into_inner(), outcome.removals.into_inner());
     assert!(
         installs >= enough.0 && removals >= enough.1,

@@ -11,11 +11,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 
 use super::Cache;
 use super::additions::{Added, How};
-use super::resolve::{kind, open_at, status};
+use super::resolve::{errno, kind, open_at, status};
 use super::tree::{Kept, Node, RETIRED, known_name};
 use super::view::{Moment, Stage};
 use crate::readers::Job;
@@ -70,11 +70,22 @@ impl Cache {
     /// others have removed. No name may be locked.
     pub(super) fn bring_back_what_is_named(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) {
         // Nearly always nothing was removed since the job began, or it has made nothing.
-        if self.retired.newest_directory() <= job.began || !self.products.contains_key(&job.id) {
+        if self.retired.newest() <= job.began || !self.products.contains_key(&job.id) {
             return;
         }
         if let Err(errno) = self.bring_back_named(job, folder, name) {
             tracing::debug!(%errno, "can't see whether directories are named that were removed");
+        }
+    }
+
+    /// `job` has moved a directory: brings back what it had made in there and others have removed, so
+    /// that it is complete for those who begin later. No name may be locked.
+    pub(super) fn complete(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) {
+        if self.retired.newest() <= job.began || name.as_bytes().len() < SHORTEST_NAME {
+            return;
+        }
+        if let Err(errno) = self.restore_product(job, folder, name) {
+            tracing::debug!(%errno, "can't complete a directory that was moved");
         }
     }
 
@@ -101,7 +112,7 @@ impl Cache {
             };
             // Whoever does not see the directory does not see where it is named either.
             let complete = removed_at >= seen_until && removed_at != FOREVER;
-            if !complete && self.make_reached(&folder)? {
+            if !complete && self.make_reached(job, &folder)? {
                 self.restore_product(job, &folder, name)?;
             }
         }
@@ -143,22 +154,25 @@ impl Cache {
 
     /// Brings back the directories that a directory lies in, and itself. False: another one has that
     /// name now.
-    fn make_reached(&self, folder: &Arc<Node>) -> Result<bool> {
+    fn make_reached(&self, job: &Job, folder: &Arc<Node>) -> Result<bool> {
         while let Some(removed) = self.removed_above(folder)? {
             let was = removed.last_place().ok_or(Errno::ESTALE)?;
             let above = self.tree.versioned(&self.tree.get(was.parent())?);
             let directory = self.directory(above.id)?;
-            if !self.make_reached(&above)?
+            if !self.make_reached(job, &above)?
                 || !self.bring_back(&above, &directory, known_name(&was.name))?
             {
                 return Ok(false);
             }
+            let added = Added::new(removed.id, (job.id, self.readers.tick()), How::Moved);
+            self.additions.note((above.id, known_name(&was.name)), added);
             self.tell_kernel_later(above.id, &was.name);
         }
         Ok(true)
     }
 
-    /// Brings back what was removed last under a name, as the job sees it, with all that it sees inside.
+    /// Brings back what was removed last under a name, if the job had made it and sees it, with all of
+    /// that kind inside.
     fn restore_product(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) -> Result<()> {
         let mut pending: Vec<(Arc<Node>, Box<[u8]>)> =
             vec![(folder.clone(), name.as_bytes().into())];
@@ -169,12 +183,8 @@ impl Cache {
                 pending.push((node.clone(), inside));
             }
             // Directories in it that are still there may have lost something.
-            let directory = self.directory(node.id)?;
-            for inside in self.names_in(&directory)? {
-                let Ok(status) = status(&*directory, &inside) else { continue };
-                if kind(&status) == Kind::Directory {
-                    pending.push((node.clone(), inside));
-                }
+            for inside in directories_in(&*self.directory(node.id)?)? {
+                pending.push((node.clone(), inside));
             }
         }
         Ok(())
@@ -200,6 +210,10 @@ impl Cache {
             Err(errno) => return Err(errno),
         }
         let Some((node, kept)) = self.kept_for(job, folder, name) else { return Ok(None) };
+        let added = self.additions.of(node.id, folder.id, name);
+        if added.is_none_or(|added| added.by != job.id) {
+            return Ok(None);
+        }
         self.return_to(&change, folder, &directory, name, (&node, &kept))?;
         let added = Added::new(node.id, (job.id, self.readers.tick()), How::Moved);
         self.additions.note((folder.id, name), added);
@@ -225,13 +239,29 @@ impl Cache {
     }
 }
 
+/// The directories in a directory.
+fn directories_in(directory: &OwnedFd) -> Result<Vec<Box<[u8]>>> {
+    let listed = open_at(directory, b".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::new(listed).map_err(errno)? {
+        let entry = entry.map_err(errno)?;
+        let name = entry.file_name().to_bytes();
+        // Some filesystems do not say what it is.
+        let may_be = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+        if may_be && name != b"." && name != b".." {
+            names.push(name.into());
+        }
+    }
+    Ok(names)
+}
+
 /// What a small file says, or where a symlink leads.
 fn contents(directory: &OwnedFd, name: Name<'_>) -> Result<Vec<u8>> {
     let status = status(directory, name.as_bytes())?;
     match kind(&status) {
         Kind::Symlink => {
             let target = rustix::fs::readlinkat(directory, name.as_bytes(), Vec::new());
-            Ok(target.map_err(super::resolve::errno)?.into_bytes())
+            Ok(target.map_err(errno)?.into_bytes())
         }
         Kind::File if status.stx_size <= LONGEST_FILE => {
             let flags = OFlags::RDONLY | OFlags::NONBLOCK;

@@ -64,7 +64,7 @@ impl Cache {
             node.as_ref().is_some_and(locked)
                 || self.is_own(job.id, (&folder, name), self.tree.number(key(&status)), made)
         };
-        if self.is_kept(job.id, at, name, temporary) {
+        if self.is_kept(job.id, at, (&folder, name), temporary) {
             return self.retire(&change, &folder, &directory, name, (at, job.id), true);
         }
         let _moving = self.moves.read();
@@ -151,11 +151,14 @@ impl Cache {
         let kept = victim.is_none()
             || !is_empty
             || self.is_anything_seen_in(node)
-            || self.is_kept(job.id, at, name, own);
+            || self.is_kept(job.id, at, (folder, name), own);
         if kept && self.has_to_come_again(caller, step, folder, name) {
             return Err(Errno::ESTALE);
         }
         self.hide(change, folder, name, job.id);
+        if kept {
+            self.readers.directory_removed(at);
+        }
         match victim {
             None => Ok(()),
             Some(_) if kept => self.retire(change, folder, directory, name, (at, job.id), true),
@@ -207,29 +210,33 @@ impl Cache {
     /// sees something. False: there is something that others have added since it looked.
     fn is_empty_for(&self, job: &Job, node: &Arc<Node>) -> Result<bool> {
         let node = &self.tree.versioned(node);
-        for (_, kept) in node.all_versions() {
-            let versions =
-                kept.iter().map(|kept| Version { what: (), stage: kept.version.stage.clone() });
-            if view::seen(versions, job.reader()).is_some() {
-                return Err(Errno::ENOTEMPTY);
+        let listed = job.listed(node.id.0);
+        let new_since = |what: NodeId, name: &[u8]| {
+            let added = self.additions.of(what, node.id, super::tree::known_name(name));
+            let after = |(added, listed): (Added, Moment)| added.by != job.id && added.at > listed;
+            added.zip(listed).is_some_and(after)
+        };
+        let mut empty = true;
+        for (name, kept) in node.all_versions() {
+            let versions = kept.iter().map(|kept| kept.version.clone());
+            match view::seen(versions, job.reader()) {
+                // Made and removed again since then.
+                Some(what) if new_since(what, &name) => empty = false,
+                Some(_) => return Err(Errno::ENOTEMPTY),
+                None => {}
             }
         }
         let directory = self.directory(node.id)?;
-        let listed = job.listed(node.id.0);
-        let mut empty = true;
         for name in self.names_in(&directory)? {
             if self.is_private(node.id, super::tree::known_name(&name)) {
                 continue;
             }
             let Ok(status) = status(&*directory, &name) else { continue };
             let found = self.tree.number_below(key(&status), kind(&status), node.face);
-            let added = self.additions.of(found, node.id, super::tree::known_name(&name));
-            match (added, listed) {
-                (Some(added), Some(listed)) if added.by != job.id && added.at > listed => {
-                    empty = false;
-                }
-                _ => return Err(Errno::ENOTEMPTY),
+            if !new_since(found, &name) {
+                return Err(Errno::ENOTEMPTY);
             }
+            empty = false;
         }
         Ok(empty)
     }
@@ -299,7 +306,7 @@ impl Cache {
         let at = self.readers.tick();
         let node = self.tree.find(moved);
         let keeps = source.live
-            && self.is_kept(job.id, at, name, || {
+            && self.is_kept(job.id, at, (&folder, name), || {
                 self.is_own(job.id, (&folder, name), self.tree.number(moved), |_| true)
             });
         let mut how = rustix::fs::RenameFlags::empty();
@@ -348,6 +355,7 @@ impl Cache {
         drop((moving, change));
         if is_directory {
             self.note_product(&job, new_folder.id, new_name);
+            self.complete(&job, &new_folder, new_name);
         } else {
             self.bring_back_what_is_named(&job, &new_folder, new_name);
         }

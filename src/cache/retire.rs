@@ -110,8 +110,8 @@ pub(super) struct Record {
 pub(super) struct Retired {
     /// By the number of the version that it is, and so in the order of removals.
     pub(super) records: Mutex<BTreeMap<u64, Record>>,
-    /// When a directory was removed last.
-    newest_directory: AtomicU64,
+    /// When anything was removed last.
+    newest: AtomicU64,
     pub(super) reaper: Mutex<Option<Sender<()>>>,
     /// To whoever tells the kernel of names that it has to ask for again.
     pub(super) herald: Mutex<Option<Sender<Changed>>>,
@@ -130,9 +130,9 @@ pub(super) enum Changed {
 const HERALD_TIME: Duration = Duration::from_millis(200);
 
 impl Retired {
-    /// When a directory was removed last.
-    pub(super) fn newest_directory(&self) -> Moment {
-        Moment(self.newest_directory.load(Ordering::Acquire))
+    /// When anything was removed last and kept.
+    pub(super) fn newest(&self) -> Moment {
+        Moment(self.newest.load(Ordering::Acquire))
     }
 
     /// Has the reaper look for what nobody needs any more.
@@ -182,12 +182,30 @@ impl Cache {
         &self,
         job: u64,
         at: Moment,
-        name: Name<'_>,
+        (folder, name): (&Arc<Node>, Name<'_>),
         temporary: impl FnOnce() -> bool,
     ) -> bool {
         self.readers.oldest_besides(job).is_some_and(|began| began < at)
-            && !is_lock_name(name.as_bytes())
+            && !self.is_lock(folder, name)
             && !temporary()
+    }
+
+    /// Whether a name is one by which tools lock; not where the directory was renamed since the daemon
+    /// was started, or one above it: it is a part of something then, and not in use as a lock.
+    fn is_lock(&self, folder: &Arc<Node>, name: Name<'_>) -> bool {
+        is_lock_name(name.as_bytes()) && self.moved_since(folder, Moment(0)) == Some(false)
+    }
+
+    /// Whether a directory, or one above it, was renamed after a moment; none if that can't be told.
+    fn moved_since(&self, folder: &Arc<Node>, at: Moment) -> Option<bool> {
+        let mut above = folder.clone();
+        loop {
+            if self.additions.moved(above.id).is_some_and(|moved| moved > at) {
+                return Some(true);
+            }
+            let Some(place) = above.place() else { return Some(false) };
+            above = self.tree.get(place.parent()).ok()?;
+        }
     }
 
     /// Whether `job` itself gave that name to a node, and neither it nor any directory above it was
@@ -203,17 +221,7 @@ impl Cache {
         if added.by != job || added.how == How::Moved || !wanted(added.how) {
             return false;
         }
-        let mut above = folder.clone();
-        loop {
-            if self.additions.moved(above.id).is_some_and(|moved| moved > added.at) {
-                return false;
-            }
-            let Some(place) = above.place() else { return true };
-            match self.tree.get(place.parent()) {
-                Ok(parent) => above = parent,
-                Err(_) => return true,
-            }
-        }
+        self.moved_since(folder, added.at) != Some(true)
     }
 
     /// Takes `name` out of the live view and keeps it: for all who began before, if `seen`.
@@ -241,9 +249,7 @@ impl Cache {
             node.note_last_place(folder.id, name);
             node
         };
-        if kind == Kind::Directory {
-            self.retired.newest_directory.fetch_max(at.0, Ordering::AcqRel);
-        }
+        self.retired.newest.fetch_max(at.0, Ordering::AcqRel);
         let hidden = SmallVec::from_elem(by, 1);
         let version = match seen {
             true => {

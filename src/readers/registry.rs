@@ -135,6 +135,10 @@ impl Registry {
         self.removals.go_on(job, self.system.now(), || self.tick())
     }
 
+    pub(super) fn directory_removed(&self, at: Moment) {
+        self.removals.directory(at, self.system.now(), self.system.newest());
+    }
+
     pub(super) fn removal_ended(&self, job: u64) -> bool {
         self.removals.end(job)
     }
@@ -282,7 +286,8 @@ impl Registry {
         let job = {
             let mut running = self.running.lock();
             let began = self.tick();
-            let sees = self.removals.began(now).map_or(began, |removal| removal.min(began));
+            let removal = self.removals.began_for(pid, now);
+            let sees = removal.map_or(began, |removal| removal.min(began));
             let job = Arc::new(Job::new(began, sees, pid, uid, now));
             running.insert(job.id, Arc::clone(&job));
             job
