@@ -8,23 +8,38 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use super::{FS_TYPE, MountError, Options, mountinfo};
+use super::{FS_TYPE, MountError, Options, Unmounter, mountinfo};
 
 /// Where something is mounted, and how it is got rid of.
-#[derive(Debug)]
 pub(super) struct Place {
     mountpoint: PathBuf,
     device: (u32, u32),
     rootless: bool,
     everyone: bool,
+    unmounter: OnceLock<Unmounter>,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (mountpoint, device) = (&self.mountpoint, &self.device);
+        f.debug_struct("Place")
+            .field("mountpoint", mountpoint)
+            .field("device", device)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Place {
+    pub(super) fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
     pub(super) fn device(&self) -> (u32, u32) {
         self.device
     }
@@ -47,7 +62,25 @@ impl Place {
     }
 
     pub(super) fn unmount(&self, lazy: bool) -> io::Result<()> {
-        if self.is_mounted()? { unmount(&self.mountpoint, lazy) } else { Ok(()) }
+        if !self.is_mounted()? {
+            return Ok(());
+        }
+        match self.unmounter.get() {
+            Some(unmounter) => unmounter(&self.mountpoint, lazy),
+            None => unmount(&self.mountpoint, lazy),
+        }
+    }
+
+    pub(super) fn unmount_by(&self, unmounter: Unmounter) {
+        // Only the first one counts, and only one is ever given.
+        let _ = self.unmounter.set(unmounter);
+    }
+
+    /// As a last resort: what goes wrong is logged.
+    pub(super) fn abandon(&self) {
+        if let Err(error) = self.unmount(true) {
+            tracing::error!(mountpoint = %self.mountpoint.display(), %error, "left mounted");
+        }
     }
 }
 
@@ -108,7 +141,8 @@ pub(super) fn mount(mountpoint: &Path, options: &Options) -> Result<(Place, Owne
     let Some(found) = found.filter(|mount| mount.kind == FS_TYPE) else {
         return Err(not_mounted(io::Error::other("it was mounted, but is not to be found")));
     };
-    Ok((Place { mountpoint, device: found.device, rootless, everyone }, device))
+    let unmounter = OnceLock::new();
+    Ok((Place { mountpoint, device: found.device, rootless, everyone, unmounter }, device))
 }
 
 /// `mount(2)`; `NotFound` means that there is no `/dev/fuse`.
