@@ -65,7 +65,11 @@ pub fn elsewhere(mount: &MountPoint) -> Vec<User> {
         }
         let mounts = mounts::of(pid).unwrap_or_default();
         if mounts.iter().any(|m| m.device == mount.device) {
-            found.push(User::Process { pid, command: command(pid), how: "mounts of its own".to_owned() });
+            found.push(User::Process {
+                pid,
+                command: command(pid),
+                how: "mounts of its own".to_owned(),
+            });
         }
     }
     found

@@ -83,6 +83,10 @@ impl Containment {
 /// Gives up what the calling thread does not need to serve a mount; says what that came to.
 pub fn contain(allowed: &Allowed<'_>) -> Containment {
     let mut lacking = Vec::new();
+    let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    if threads > 1 {
+        lacking.push(format!("{} threads that run already keep what they have", threads - 1));
+    }
     let capabilities_dropped = match keep_only(needed(allowed.passthrough)) {
         Ok(()) => true,
         Err(error) => {
@@ -227,5 +231,75 @@ pub fn landlock_here() -> Option<bool> {
         RulesetStatus::FullyEnforced => Some(true),
         RulesetStatus::PartiallyEnforced => Some(false),
         RulesetStatus::NotEnforced => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::{ErrorKind, Write};
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_allowed_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        fs::create_dir_all(at("own/a")).unwrap();
+        fs::create_dir_all(at("own/b")).unwrap();
+        fs::create_dir_all(at("sockets")).unwrap();
+        for name in ["own/a/file", "sockets/old", "else"] {
+            fs::write(at(name), "x").unwrap();
+        }
+        let (own, sockets) = (File::open(at("own")).unwrap(), File::open(at("sockets")).unwrap());
+        let opened_before = File::options().append(true).open(at("else")).unwrap();
+        let refused =
+            |e: std::io::Error| matches!(e.raw_os_error(), Some(libc::EACCES | libc::EPERM));
+        // It holds for this thread alone.
+        let tried = std::thread::spawn(move || {
+            let allowed = Allowed {
+                own: vec![own.as_fd()],
+                remove_from: Some(sockets.as_fd()),
+                passthrough: false,
+            };
+            let held = contain(&allowed);
+            let at = |name: &str| home.path().join(name);
+            fs::rename(at("own/a/file"), at("own/b/file")).unwrap();
+            fs::hard_link(at("own/b/file"), at("own/a/link")).unwrap();
+            fs::write(at("own/new"), "x").unwrap();
+            fs::remove_dir_all(at("own/b")).unwrap();
+            fs::read("/proc/self/mountinfo").unwrap();
+            fs::write("/dev/null", "x").unwrap();
+            (&opened_before).write_all(b"y").unwrap();
+            fs::remove_file(at("sockets/old")).unwrap();
+            if held.landlock == "none" {
+                return held;
+            }
+            assert!(fs::read("/etc/passwd").is_err_and(refused));
+            assert!(fs::write(at("else"), "x").is_err_and(refused));
+            assert!(fs::remove_file(at("else")).is_err_and(refused));
+            assert!(fs::write(at("sockets/new"), "x").is_err_and(refused));
+            assert!(fs::rename(at("own/new"), at("moved")).is_err());
+            assert!(fs::create_dir(at("new")).is_err_and(refused));
+            let environment = format!("/proc/{}/environ", std::os::unix::process::parent_id());
+            assert!(fs::read(environment).is_err_and(refused));
+            assert!(crate::system::mounts::unmount(Path::new("/proc"), false).is_err());
+            let connected = std::net::TcpStream::connect("127.0.0.1:9").unwrap_err();
+            assert!(held.landlock != "full" || connected.kind() == ErrorKind::PermissionDenied);
+            let started = std::process::Command::new("/bin/true").status();
+            assert!(started.is_err_and(refused));
+            held
+        });
+        let held = tried.join().unwrap();
+        assert!(held.no_new_privileges && held.capabilities_dropped);
+        // The other tests' threads, at least the first one.
+        assert!(held.lacking.iter().any(|what| what.contains("threads")), "{held:?}");
+    }
+
+    #[test]
+    fn a_thread_that_only_asks_restricts_nobody() {
+        let known = landlock_here();
+        assert_eq!(known, landlock_here());
+        fs::read("/etc/passwd").unwrap();
     }
 }
