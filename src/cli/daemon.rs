@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cachefs_mount::fuse::{Options, Unserved};
+use cachefs_mount::fuse::{Options, Unmounter, Unserved};
 use rustix::process::{Resource, Rlimit};
 use time::OffsetDateTime;
 use tokio::runtime::Runtime;
@@ -31,6 +31,9 @@ const BUSY_TIME: Duration = Duration::from_secs(5);
 /// The most descriptors of the store that are kept open for later use.
 const MOST_KEPT: usize = 8192;
 
+/// With fewer descriptors than this a daemon would fail half-way, or at once.
+const FEWEST: u64 = 64;
+
 /// A job that has not used the mount for so long takes in no new children, unless it was said
 /// otherwise.
 const IDLE: Duration = Duration::from_secs(10 * 60);
@@ -46,17 +49,20 @@ pub(super) fn run(
     let opened = Store::open(&args.store).map(Arc::new);
     let store = opened.inspect_err(|_| place.abandon())?;
     std::env::set_current_dir("/")?;
-    // Before anything is given up, and before there are threads.
-    let outside = match settings.no_containment {
-        true => None,
-        false => Some(Arc::new(
-            Outside::start(&place.mountpoint, store.path())
-                .map_err(|e| format!("can't start the process that unmounts: {e}"))?,
-        )),
-    };
     let abandon = || {
         store.abandon();
         place.abandon();
+    };
+    // Before anything is given up, and before there are threads.
+    let outside = match settings.no_containment {
+        true => Ok(None),
+        false => Outside::start(&place.mountpoint, store.path()).map(|it| Some(Arc::new(it))),
+    };
+    let outside = outside.map_err(|e| format!("can't start the process that unmounts: {e}"));
+    let outside = outside.inspect_err(|_| abandon())?;
+    let abandon = || {
+        // Last: it unmounts what is left, and what was created then is empty.
+        abandon();
         if let Some(outside) = &outside {
             outside.abandon(store.is_new(), place.created);
         }
@@ -94,6 +100,13 @@ fn settle() -> Result<usize, Failure> {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
+    if let Some(limit @ ..FEWEST) = current {
+        return Err(format!(
+            "the daemon may open no more than {limit} files, and needs {FEWEST} for itself; raise that limit \
+             (`ulimit -Hn 65536`, LimitNOFILE= in a unit)"
+        )
+        .into());
+    }
     // The rest is for clients' handles. What is kept is only for speed, and some thousands do.
     let quarter = current.map_or(u64::MAX, |limit| limit / 4);
     Ok(usize::try_from(quarter).unwrap_or(usize::MAX).min(MOST_KEPT))
@@ -138,14 +151,13 @@ fn start(
         passthrough: !settings.no_passthrough,
         stacked_store: store.is_stacked(),
     };
-    let mount = Unserved::new(&place.mountpoint, &options)?;
+    let unmounter = outside
+        .clone()
+        .map(|outside| -> Unmounter { Box::new(move |_, lazy| outside.unmount(lazy)) });
+    let mount = Unserved::new(&place.mountpoint, &options, unmounter)?;
     let public = publish(&mount);
     let containment = match &outside {
-        Some(outside) => {
-            let unmounter = outside.clone();
-            mount.unmount_by(Box::new(move |_, lazy| unmounter.unmount(lazy)));
-            confine(store, &mount, public.as_ref(), &options)
-        }
+        Some(_) => confine(store, &mount, public.as_ref(), &options),
         None => Containment::none(),
     };
     // From here on there are threads, and what is given up stays so for all of them.
@@ -209,6 +221,7 @@ fn confine(
         remove_from: public.map(Public::folder),
         passthrough: options.passthrough && !mount.rootless(),
     });
+    tracing::debug!(?held, "confined");
     for lacking in &held.lacking {
         tracing::warn!("the daemon is not confined as it should be: {lacking}");
     }

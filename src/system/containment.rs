@@ -17,7 +17,7 @@
 //! Whatever the kernel lacks is left out and told ([`Containment`]): it is no reason not to mount.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
@@ -182,7 +182,9 @@ fn scopes() -> BitFlags<Scope> {
     if notified { Scope::Signal.into() } else { Scope::from_all(NEWEST) }
 }
 
-fn restrict(allowed: &Allowed<'_>) -> Result<RulesetStatus, RulesetError> {
+fn restrict(
+    allowed: &Allowed<'_>,
+) -> Result<RulesetStatus, Box<dyn std::error::Error + Send + Sync>> {
     let mut rules = rules()?;
     for directory in &allowed.own {
         // Programs in the mount are executed through the store's files.
@@ -196,9 +198,10 @@ fn restrict(allowed: &Allowed<'_>) -> Result<RulesetStatus, RulesetError> {
         .map(|path| (path, AccessFs::ReadFile | AccessFs::ReadDir))
         .chain(DEVICES.iter().map(|device| (device.into(), device_access())))
     {
-        // What is not there needs no rule.
-        if let Some(rule) = beneath(&path, access) {
-            rules = rules.add_rule(rule)?;
+        // What is not there needs no rule. For anything else to be left out would be to forbid it.
+        match std::fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            _ => rules = rules.add_rule(PathBeneath::new(PathFd::new(&path)?, access))?,
         }
     }
     Ok(rules.restrict_self()?.ruleset)
@@ -206,10 +209,6 @@ fn restrict(allowed: &Allowed<'_>) -> Result<RulesetStatus, RulesetError> {
 
 fn device_access() -> BitFlags<AccessFs> {
     AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev
-}
-
-fn beneath(path: &Path, access: BitFlags<AccessFs>) -> Option<PathBeneath<PathFd>> {
-    PathFd::new(path).ok().map(|opened| PathBeneath::new(opened, access))
 }
 
 /// Where the hierarchies of cgroups are mounted.
@@ -238,6 +237,7 @@ pub fn landlock_here() -> Option<bool> {
 mod tests {
     use std::fs::{self, File};
     use std::io::{ErrorKind, Write};
+    use std::path::Path;
 
     use super::*;
 

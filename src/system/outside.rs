@@ -16,6 +16,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::thread::CapabilitySet;
@@ -29,8 +30,13 @@ use crate::readers::Witness;
 /// The command that the process is started by.
 pub const COMMAND: &str = "outside";
 
+/// So often is it tried to clear away a mount that has failed, with this time between.
+const ATTEMPTS: u32 = 40;
+const ATTEMPT_TIME: Duration = Duration::from_millis(50);
+
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
+    Ready,
     Unmount { lazy: bool },
     Users,
     Stat(u32),
@@ -84,12 +90,16 @@ impl Outside {
             .stdout(OwnedFd::from(its_quick))
             .stderr(Stdio::null())
             .spawn()?;
-        Ok(Outside {
+        let outside = Outside {
             slow: Mutex::new(BufReader::new(slow)),
             quick: Mutex::new(BufReader::new(quick)),
             process: Mutex::new(process),
             has_complained: AtomicBool::new(false),
-        })
+        };
+        for stream in [&outside.slow, &outside.quick] {
+            outside.ask::<()>(stream, &Request::Ready)?;
+        }
+        Ok(outside)
     }
 
     /// Unmounts the mount, if it is there.
@@ -103,7 +113,7 @@ impl Outside {
         self.ask(&self.slow, &Request::Users).unwrap_or_default()
     }
 
-    /// Removes the directories of a mount that has failed, if they are empty.
+    /// Clears away a mount that has failed: what is left of it, and its directories, if they are empty.
     pub fn abandon(&self, store: bool, mountpoint: bool) {
         let _: io::Result<()> = self.ask(&self.slow, &Request::Abandon { store, mountpoint });
     }
@@ -132,7 +142,9 @@ impl Outside {
 impl Witness for Outside {
     fn stat(&self, task: u32) -> Option<Vec<u8>> {
         let text: io::Result<Option<String>> = self.ask(&self.quick, &Request::Stat(task));
-        text.ok().flatten().map(String::into_bytes)
+        // What is shown to everyone tells most of it.
+        let Ok(text) = text else { return std::fs::read(format!("/proc/{task}/stat")).ok() };
+        text.map(String::into_bytes)
     }
 
     fn has_open(&self, process: u32, inode: u64) -> bool {
@@ -217,6 +229,7 @@ impl Job {
         let mut stream = BufReader::new(stream);
         while let Some(request) = hear(&mut stream)? {
             match request {
+                Request::Ready => say(&mut answers, &())?,
                 Request::Unmount { lazy } => {
                     say(&mut answers, &self.unmount(lazy).map_err(Refusal::from))?
                 }
@@ -230,6 +243,7 @@ impl Job {
                     say(&mut answers, &crate::readers::has_open(process, inode))?;
                 }
                 Request::Abandon { store, mountpoint } => {
+                    self.unmount_at_last();
                     for (created, path) in [(store, &self.store), (mountpoint, &self.mountpoint)] {
                         if created {
                             let _ = std::fs::remove_dir(path);
@@ -240,6 +254,20 @@ impl Job {
             }
         }
         Ok(())
+    }
+
+    /// What failed may have failed for too many threads, of which `fusermount3` would be one more: waits
+    /// until the daemon's are gone.
+    fn unmount_at_last(&self) {
+        for _ in 0..ATTEMPTS {
+            match self.unmount(true) {
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+                    std::thread::sleep(ATTEMPT_TIME);
+                }
+                // Who asks has told of all else already.
+                Ok(()) | Err(_) => return,
+            }
+        }
     }
 
     /// Nobody else's mount that may be in its place.

@@ -87,7 +87,7 @@ pub enum MountError {
 }
 
 /// How a mountpoint is unmounted, lazily or not, instead of by [`unmount`]: by somebody else, where
-/// this process has given up the right to.
+/// this process has given up the right to. It is fine when nothing of ours is mounted there.
 pub type Unmounter = Box<dyn Fn(&Path, bool) -> io::Result<()> + Send + Sync>;
 
 /// A mount that nobody serves yet: whoever uses it waits. Dropping it unmounts.
@@ -99,15 +99,15 @@ pub struct Unserved {
 }
 
 impl Unserved {
-    /// Mounts on `mountpoint`, an existing directory. On an error nothing is left mounted.
-    pub fn new(mountpoint: &Path, options: &Options) -> Result<Unserved, MountError> {
-        let (place, device) = mountpoint::mount(mountpoint, options)?;
+    /// Mounts on `mountpoint`, an existing directory, which `unmounter` will unmount if there is one. On
+    /// an error nothing is left mounted.
+    pub fn new(
+        mountpoint: &Path,
+        options: &Options,
+        unmounter: Option<Unmounter>,
+    ) -> Result<Unserved, MountError> {
+        let (place, device) = mountpoint::mount(mountpoint, options, unmounter)?;
         Ok(Unserved { place: Arc::new(place), device: Some(device) })
-    }
-
-    /// From now on `unmounter` unmounts it.
-    pub fn unmount_by(&self, unmounter: Unmounter) {
-        self.place.unmount_by(unmounter);
     }
 
     /// Its number below `/sys/fs/fuse/connections`.

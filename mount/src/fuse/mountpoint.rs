@@ -8,7 +8,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -22,7 +21,7 @@ pub(super) struct Place {
     device: (u32, u32),
     rootless: bool,
     everyone: bool,
-    unmounter: OnceLock<Unmounter>,
+    unmounter: Option<Unmounter>,
 }
 
 impl std::fmt::Debug for Place {
@@ -62,18 +61,11 @@ impl Place {
     }
 
     pub(super) fn unmount(&self, lazy: bool) -> io::Result<()> {
-        if !self.is_mounted()? {
-            return Ok(());
-        }
-        match self.unmounter.get() {
+        match &self.unmounter {
             Some(unmounter) => unmounter(&self.mountpoint, lazy),
-            None => unmount(&self.mountpoint, lazy),
+            None if self.is_mounted()? => unmount(&self.mountpoint, lazy),
+            None => Ok(()),
         }
-    }
-
-    pub(super) fn unmount_by(&self, unmounter: Unmounter) {
-        // Only the first one counts, and only one is ever given.
-        let _ = self.unmounter.set(unmounter);
     }
 
     /// As a last resort: what goes wrong is logged.
@@ -111,7 +103,11 @@ fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, said.trim().to_owned()))
 }
 
-pub(super) fn mount(mountpoint: &Path, options: &Options) -> Result<(Place, OwnedFd), MountError> {
+pub(super) fn mount(
+    mountpoint: &Path,
+    options: &Options,
+    unmounter: Option<Unmounter>,
+) -> Result<(Place, OwnedFd), MountError> {
     let not_mounted =
         |error: io::Error| MountError::NotMounted { mountpoint: mountpoint.to_path_buf(), error };
     // Now, as the path will lead to the mount afterwards.
@@ -137,11 +133,18 @@ pub(super) fn mount(mountpoint: &Path, options: &Options) -> Result<(Place, Owne
         Err(error) => return Err(MountError::NotMounted { mountpoint, error }),
         Ok(device) => (device, false, true),
     };
-    let found = mountinfo::at(&mountpoint).map_err(not_mounted)?;
-    let Some(found) = found.filter(|mount| mount.kind == FS_TYPE) else {
-        return Err(not_mounted(io::Error::other("it was mounted, but is not to be found")));
+    let found = mountinfo::at(&mountpoint).and_then(|found| {
+        let lost = || io::Error::other("it was mounted, but is not to be found");
+        found.filter(|mount| mount.kind == FS_TYPE).ok_or_else(lost)
+    });
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => {
+            // What is there can only be what was just mounted.
+            let _ = unmount(&mountpoint, true);
+            return Err(not_mounted(error));
+        }
     };
-    let unmounter = OnceLock::new();
     Ok((Place { mountpoint, device: found.device, rootless, everyone, unmounter }, device))
 }
 
