@@ -47,7 +47,7 @@ pub(super) fn connect(owner: u32, connection: u32) -> io::Result<UnixStream> {
     let mut result: io::Result<UnixStream> = Err(io::ErrorKind::NotFound.into());
     for path in folders(owner) {
         let connected = open(&path, owner)
-            .and_then(|folder| UnixStream::connect(address(folder.as_fd(), &name(connection))));
+            .and_then(|folder| UnixStream::connect(address(folder.as_fd(), name(connection))));
         if connected.is_ok() {
             return connected;
         }

@@ -126,7 +126,7 @@ impl Outside {
         let asked = || {
             let mut stream = stream.lock();
             say(stream.get_mut(), request)?;
-            hear(&mut *stream)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+            hear(&mut stream)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
         };
         asked().inspect_err(|error| {
             if !self.has_complained.swap(true, Ordering::Relaxed) {
