@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::{Failure, show};
 use crate::store::{self, PRIVATE};
+use crate::system::containment::landlock_here;
 use crate::system::mounts;
 
 #[derive(Debug, clap::Args)]
@@ -62,6 +63,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut findings =
         vec![device(), kernel(), look_up(), descriptors(), namespace(), propagation()];
     findings.extend(privileges());
+    findings.push(containment());
     if let Some(store) = &args.store {
         findings.extend(check_store(store));
     }
@@ -224,6 +226,35 @@ fn privileges() -> Vec<Finding> {
     findings
 }
 
+fn containment() -> Finding {
+    match landlock_here() {
+        Some(true) => ok("a daemon is confined to its store (landlock)"),
+        Some(false) => warning(
+            "a daemon is confined to its store in part only: this kernel's landlock is an older one",
+            "it works; use Linux 6.15 or newer for all of it",
+        ),
+        None => warning(
+            "a daemon can't be confined to its store: the kernel has no landlock that is fit",
+            "it works; use Linux 5.19 or newer with `landlock` in its parameter `lsm=`, and in a container a \
+             seccomp profile that allows it",
+        ),
+    }
+}
+
+/// Whether others get past the mount to what it stands for (SEMANTICS 5.4).
+fn closed(store: &Path) -> Finding {
+    let shown = store.display();
+    if store::is_closed(store) {
+        return ok(format!("the store {shown} is closed to other users"));
+    }
+    warning(
+        format!(
+            "the store {shown} is open to other users, who can get at its files past the mount"
+        ),
+        format!("run `chmod 700 {shown}`, or move it into a directory that is closed"),
+    )
+}
+
 /// Filesystems on other machines: slow, and their locks may not hold.
 const REMOTE: &[&str] = &["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs"];
 
@@ -273,6 +304,9 @@ fn check_store(store: &Path) -> Vec<Finding> {
             ),
         },
     );
+    if !is_new {
+        findings.push(closed(&path));
+    }
     findings.extend(format(&path));
     findings.extend(filesystem(&existing));
     findings.extend(space(&existing));

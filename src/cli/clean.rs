@@ -27,7 +27,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let (mount, given) = split(&args.words)?;
     let inside = given.iter().map(|path| relative(path, &mount.path));
     let paths = inside.collect::<Result<Vec<_>, _>>()?;
-    let done = Client::connect(&mount.source)?.ask(&Command::Clean { paths })?;
+    let done = Client::of(&mount)?.ask(&Command::Clean { paths })?;
     let number = |key: &str| done[key].as_u64().unwrap_or(0);
     let (removed, seen_by) = (number("removed"), number("seen_by"));
     show::print(&if args.json {

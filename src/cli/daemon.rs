@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cachefs_mount::fuse::{Mount, Options};
+use cachefs_mount::fuse::{Options, Unmounter, Unserved};
 use rustix::process::{Resource, Rlimit};
 use time::OffsetDateTime;
 use tokio::runtime::Runtime;
@@ -17,16 +17,22 @@ use super::options::{AccessMode, MountArgs, Settings};
 use super::places::Place;
 use super::service::Running;
 use crate::cache::{Access, Cache, CacheOptions, Keep};
+use crate::control::public::Public;
 use crate::control::server::{self, Server};
 use crate::readers::{Linux, ReaderOptions, Readers};
-use crate::store::Store;
+use crate::store::{self, Store};
+use crate::system::containment::{self, Allowed, Containment};
 use crate::system::notify;
+use crate::system::outside::Outside;
 
 /// A mount that is busy when the daemon shall end is unmounted lazily after this time.
 const BUSY_TIME: Duration = Duration::from_secs(5);
 
 /// The most descriptors of the store that are kept open for later use.
 const MOST_KEPT: usize = 8192;
+
+/// With fewer descriptors than this a daemon would fail half-way, or at once.
+const FEWEST: u64 = 64;
 
 /// A job that has not used the mount for so long takes in no new children, unless it was said
 /// otherwise.
@@ -47,7 +53,21 @@ pub(super) fn run(
         store.abandon();
         place.abandon();
     };
-    let started = start(&store, &place, settings, descriptors);
+    // Before anything is given up, and before there are threads.
+    let outside = match settings.no_containment {
+        true => Ok(None),
+        false => Outside::start(&place.mountpoint, store.path()).map(|it| Some(Arc::new(it))),
+    };
+    let outside = outside.map_err(|e| format!("can't start the process that unmounts: {e}"));
+    let outside = outside.inspect_err(|_| abandon())?;
+    let abandon = || {
+        // Last: it unmounts what is left, and what was created then is empty.
+        abandon();
+        if let Some(outside) = &outside {
+            outside.abandon(store.is_new(), place.created);
+        }
+    };
+    let started = start(&store, &place, settings, descriptors, outside.clone());
     let (running, control) = started.inspect_err(|_| abandon())?;
     if let Err(error) = ready() {
         let _ = running.mount.unmount(true);
@@ -80,6 +100,13 @@ fn settle() -> Result<usize, Failure> {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
+    if let Some(limit @ ..FEWEST) = current {
+        return Err(format!(
+            "the daemon may open no more than {limit} files, and needs {FEWEST} for itself; raise that limit \
+             (`ulimit -Hn 65536`, LimitNOFILE= in a unit)"
+        )
+        .into());
+    }
     // The rest is for clients' handles. What is kept is only for speed, and some thousands do.
     let quarter = current.map_or(u64::MAX, |limit| limit / 4);
     Ok(usize::try_from(quarter).unwrap_or(usize::MAX).min(MOST_KEPT))
@@ -91,6 +118,7 @@ fn start(
     place: &Place,
     settings: &Settings,
     descriptors: usize,
+    outside: Option<Arc<Outside>>,
 ) -> Result<(Arc<Running>, Control), Failure> {
     let what = |what: &'static str| move |e: io::Error| format!("can't {what}: {e}");
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -108,7 +136,7 @@ fn start(
         || (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
         |owner| (owner.uid, owner.gid),
     );
-    let options = CacheOptions {
+    let engine = CacheOptions {
         access: match access {
             AccessMode::Posix => Access::Posix,
             AccessMode::Shared => Access::Shared { owner },
@@ -116,10 +144,6 @@ fn start(
         descriptors,
         keep,
     };
-    let system = Linux::new().map_err(what("watch processes"))?;
-    let jobs = Arc::new(Readers::new(Arc::new(system), readers));
-    let cache = Cache::new(store.clone(), options, jobs)
-        .map_err(|e| format!("can't read the store {}: {e}", store.path().display()))?;
     let options = Options {
         source: store.path().as_os_str().to_owned(),
         check_permissions: access == AccessMode::Posix,
@@ -127,7 +151,26 @@ fn start(
         passthrough: !settings.no_passthrough,
         stacked_store: store.is_stacked(),
     };
-    let mount = Mount::new(cache.clone(), &place.mountpoint, &options)?;
+    let unmounter = outside
+        .clone()
+        .map(|outside| -> Unmounter { Box::new(move |_, lazy| outside.unmount(lazy)) });
+    let mount = Unserved::new(&place.mountpoint, &options, unmounter)?;
+    let public = publish(&mount);
+    let containment = match &outside {
+        Some(_) => confine(store, &mount, public.as_ref(), &options),
+        None => Containment::none(),
+    };
+    // From here on there are threads, and what is given up stays so for all of them.
+    store.sweep().map_err(what("remove what a crash has left"))?;
+    let system = Linux::new().map_err(what("watch processes"))?;
+    let system = match &outside {
+        Some(witness) => system.seen_by(witness.clone()),
+        None => system,
+    };
+    let jobs = Arc::new(Readers::new(Arc::new(system), readers));
+    let cache = Cache::new(store.clone(), engine, jobs)
+        .map_err(|e| format!("can't read the store {}: {e}", store.path().display()))?;
+    let mount = mount.serve(cache.clone(), &options)?;
     let running = Arc::new(Running {
         mount,
         cache,
@@ -137,14 +180,59 @@ fn start(
         keep,
         readers,
         since: OffsetDateTime::now_utc(),
+        containment,
+        outside,
     });
-    match Control::start(runtime, signals, bound, running.clone()) {
+    match Control::start(runtime, signals, bound, public, running.clone()) {
         Ok(control) => Ok((running, control)),
         Err(error) => {
             let _ = running.mount.unmount(true);
             Err(format!("can't start the control thread: {error}").into())
         }
     }
+}
+
+/// Opens the control socket to everyone who may use the mount; it works without.
+fn publish(mount: &Unserved) -> Option<Public> {
+    if !mount.everyone() {
+        // Its user gets at the store.
+        return None;
+    }
+    let bound = Public::bind(mount.connection());
+    bound
+        .inspect_err(|error| {
+            tracing::warn!(
+                "only root and the daemon's user can ask for the status: no control socket for \
+                 everyone: {error}"
+            );
+        })
+        .ok()
+}
+
+/// Gives up what is not needed to serve the mount.
+fn confine(
+    store: &Store,
+    mount: &Unserved,
+    public: Option<&Public>,
+    options: &Options,
+) -> Containment {
+    let held = containment::contain(&Allowed {
+        own: vec![store.root()],
+        remove_from: public.map(Public::folder),
+        passthrough: options.passthrough && !mount.rootless(),
+    });
+    tracing::debug!(?held, "confined");
+    for lacking in &held.lacking {
+        tracing::warn!("the daemon is not confined as it should be: {lacking}");
+    }
+    if !store::is_closed(store.path()) {
+        let path = store.path().display();
+        tracing::warn!(
+            "the store {path} is open to other users, who can get at its files past the mount; `chmod \
+             700 {path}` closes it"
+        );
+    }
+    held
 }
 
 /// How long what was removed is kept.
@@ -195,6 +283,8 @@ impl Signals {
 struct Control {
     thread: JoinHandle<()>,
     stop: oneshot::Sender<()>,
+    /// The socket for everyone.
+    public: Option<Public>,
 }
 
 impl Control {
@@ -202,13 +292,17 @@ impl Control {
         runtime: Runtime,
         signals: Signals,
         bound: server::Bound,
+        mut public: Option<Public>,
         running: Arc<Running>,
     ) -> io::Result<Control> {
         let (stop, stopped) = oneshot::channel();
+        let second = public.as_mut().and_then(server::Bound::public);
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             runtime.block_on(async {
                 let server = Server::new(running.clone());
-                tokio::spawn(server.clone().serve(bound));
+                for bound in [Some(bound), second].into_iter().flatten() {
+                    tokio::spawn(server.clone().serve(bound));
+                }
                 tokio::spawn(obey(signals, running));
                 // It also ends, with an error, when the daemon gives up.
                 let _ = stopped.await;
@@ -216,7 +310,7 @@ impl Control {
             });
             runtime.shutdown_background();
         })?;
-        Ok(Control { thread, stop })
+        Ok(Control { thread, stop, public })
     }
 
     /// Lets answers that are on their way arrive, and ends.
@@ -225,6 +319,7 @@ impl Control {
         if self.thread.join().is_err() {
             tracing::error!("the control thread had failed");
         }
+        drop(self.public);
     }
 }
 

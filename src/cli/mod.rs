@@ -20,6 +20,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::system::outside;
+
 /// Why a command could not do its work: what, where, why, what to do, in one line.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -49,6 +51,14 @@ enum Command {
     Env(env::Args),
     /// Demonstrate a mount with real processes in a temporary directory
     Try,
+    /// What a daemon starts for itself, and nobody else
+    #[command(name = outside::COMMAND, hide = true)]
+    Outside {
+        /// What it may unmount
+        mountpoint: PathBuf,
+        /// What is mounted there
+        store: PathBuf,
+    },
 }
 
 /// A mount, named by its mountpoint or its store.
@@ -71,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => quietly(|| check::run(&args)),
         Command::Env(args) => quietly(|| env::run(&args)),
         Command::Try => quietly(r#try::run),
+        Command::Outside { mountpoint, store } => Ok(outside::run(&mountpoint, &store)),
     };
     done.unwrap_or_else(|failure| {
         show::failure(&*failure);

@@ -74,6 +74,10 @@ pub(super) struct Settings {
     /// Let all reading go through the daemon, also where the kernel could read by itself
     #[arg(long)]
     pub no_passthrough: bool,
+
+    /// Let the daemon keep all rights it was started with: to find out whether they are what is missing
+    #[arg(long, hide = true)]
+    pub no_containment: bool,
 }
 
 /// SEMANTICS 5.
@@ -180,6 +184,7 @@ impl Settings {
             ("log", Some(value)) => self.log = Some(value.into()),
             ("foreground", None) => self.foreground = true,
             ("no-passthrough", None) => self.no_passthrough = true,
+            ("no-containment", None) => self.no_containment = true,
             ("access" | "retain-for" | "grace" | "reader" | "idle" | "threads" | "log", None) => {
                 return Err(format!("`-o {name}` needs a value"));
             }
@@ -210,6 +215,7 @@ impl Settings {
             log: self.log.or(other.log),
             foreground: self.foreground || other.foreground,
             no_passthrough: self.no_passthrough || other.no_passthrough,
+            no_containment: self.no_containment || other.no_containment,
         }
     }
 }
@@ -250,7 +256,7 @@ mod tests {
     fn options_are_taken_by_name() {
         let all = parse(
             "rw,access=posix,retain-for=2h,grace=0s,reader=cgroup,idle=3m,threads=3,log=/l,foreground,\
-             no-passthrough,x-systemd.a=b,user,_netdev",
+             no-passthrough,no-containment,x-systemd.a=b,user,_netdev",
         );
         let expected = Settings {
             access: Some(AccessMode::Posix),
@@ -263,6 +269,7 @@ mod tests {
             log: Some("/l".into()),
             foreground: true,
             no_passthrough: true,
+            no_containment: true,
         };
         assert_eq!(all, Ok(expected));
         assert_eq!(parse("owner=1:2").unwrap().owner, Some(Owner { uid: 1, gid: 2 }));

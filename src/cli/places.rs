@@ -54,7 +54,8 @@ pub(super) enum PlaceError {
 pub(super) struct Place {
     /// Absolute, without symbolic links.
     pub mountpoint: PathBuf,
-    created: bool,
+    /// Whether it was created for this mount.
+    pub created: bool,
 }
 
 impl Place {

@@ -22,7 +22,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mount = mounts::find(args.named.mount.as_deref())?;
-    let mut told = Client::connect(&mount.source)?.ask(&Command::Readers)?;
+    let mut told = Client::of(&mount)?.ask(&Command::Readers)?;
     if args.json {
         told["version"] = 1.into();
         return show::print(&format!("{told:#}\n"));

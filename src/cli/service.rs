@@ -12,7 +12,9 @@ use super::options::{self, AccessMode};
 use crate::cache::{Cache, CleanError, Holding, Keep};
 use crate::control::server::Service;
 use crate::readers::{Job, ReaderOptions};
-use crate::store::Store;
+use crate::store::{self, Store};
+use crate::system::containment::Containment;
+use crate::system::outside::Outside;
 use crate::system::{busy, processes};
 
 /// A mount and all that belongs to it.
@@ -25,12 +27,19 @@ pub(super) struct Running {
     pub(super) keep: Keep,
     pub(super) readers: ReaderOptions,
     pub(super) since: OffsetDateTime,
+    pub(super) containment: Containment,
+    /// Does what the daemon can't do any more.
+    pub(super) outside: Option<Arc<Outside>>,
 }
 
 impl Running {
     /// Who is using the mount, for a message.
     pub(super) fn users(&self) -> String {
-        match busy::list(&busy::users(&self.mountpoint)) {
+        let users = match &self.outside {
+            Some(outside) => outside.users(),
+            None => busy::users(&self.mountpoint),
+        };
+        match busy::list(&users) {
             users if users.is_empty() => "someone who can't be seen from here".into(),
             users => users,
         }
@@ -50,6 +59,8 @@ impl Service for Running {
         let retired = self.cache.retired();
         let readers = self.cache.readers();
         let holders = readers.iter().filter(|reader| reader.retired.files > 0).count();
+        let mut containment = self.containment.to_json();
+        containment["store_closed"] = store::is_closed(self.store.path()).into();
         json!({
             "mountpoint": self.mountpoint.to_string_lossy(),
             "store": self.store.path().to_string_lossy(),
@@ -72,6 +83,7 @@ impl Service for Running {
             "hits": counts.hits,
             "misses": counts.misses,
             "kernel": kernel,
+            "containment": containment,
             "requests": requests,
         })
     }

@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 /// What the daemon says, or why it says nothing.
 fn ask(mount: &MountPoint) -> Value {
-    let said = Client::connect(&mount.source).and_then(|mut daemon| daemon.ask(&Command::Status));
+    let said = Client::of(mount).and_then(|mut daemon| daemon.ask(&Command::Status));
     said.unwrap_or_else(|error| {
         json!({
             "mountpoint": mount.path.to_string_lossy(),
@@ -80,10 +80,35 @@ pub(super) fn describe(mount: &Value) -> String {
     let is_on = |wanted: bool| names(&mount["kernel"], |value| value.as_bool() == Some(wanted));
     row("kernel", or_none(is_on(true)));
     row("without", or_none(is_on(false)));
+    row("confined", confined(&mount["containment"]));
     let asked = mount["requests"].as_object().into_iter().flatten();
     let asked = asked.filter(|(_, count)| count.as_u64() != Some(0));
     row("requests", or_none(asked.map(|(name, count)| format!("{name} {count}")).collect()));
     out
+}
+
+/// What the daemon has given up, and what not.
+fn confined(containment: &Value) -> String {
+    let Some(landlock) = containment["landlock"].as_str() else { return "?".into() };
+    let list = |key: &str| -> Vec<&str> {
+        containment[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    };
+    let left = list("capabilities");
+    let capabilities = match containment["capabilities_dropped"].as_bool() {
+        Some(true) if left.is_empty() => "no capabilities".to_owned(),
+        Some(true) => format!("no capabilities but {}", left.join(", ")),
+        _ => "all capabilities".to_owned(),
+    };
+    let mut said = vec![match landlock {
+        "full" | "partial" => "to the store (landlock)".to_owned(),
+        _ => "to nothing".to_owned(),
+    }];
+    said.push(capabilities);
+    said.extend(list("lacking").into_iter().map(str::to_owned));
+    if containment["store_closed"] == false {
+        said.push("the store is open to others (see cachefs check)".into());
+    }
+    said.join("; ")
 }
 
 /// What was removed and is still there.
@@ -114,6 +139,19 @@ fn or_none(list: Vec<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_given_up_is_told() {
+        let all = json!({"landlock": "full", "capabilities": [], "capabilities_dropped": true,
+            "lacking": [], "store_closed": true});
+        assert_eq!(confined(&all), "to the store (landlock); no capabilities");
+        let none = json!({"landlock": "none", "capabilities": ["CHOWN"], "capabilities_dropped": true,
+            "lacking": ["landlock is refused: no"], "store_closed": false});
+        let said = "to nothing; no capabilities but CHOWN; landlock is refused: no; the store is open \
+                    to others (see cachefs check)";
+        assert_eq!(confined(&none), said);
+        assert_eq!(confined(&json!(null)), "?");
+    }
 
     #[test]
     fn what_is_kept_is_told() {

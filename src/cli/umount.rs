@@ -29,7 +29,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mount = mounts::find(args.named.mount.as_deref())?;
-    match Client::connect(&mount.source) {
+    match Client::of(&mount) {
         Ok(client) => by_daemon(client, &mount, args.lazy)?,
         Err(ClientError::NoDaemon(_)) => without_daemon(&mount, args.lazy)?,
         Err(other) => return Err(other.into()),

@@ -10,8 +10,9 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::Value;
 
-use super::{Command, LONGEST_LINE, address};
+use super::{Command, LONGEST_LINE, SOCKET, address, public};
 use crate::store::PRIVATE;
+use crate::system::mounts::MountPoint;
 
 /// How long a daemon may take for an answer: longer than any unmount.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,6 +31,11 @@ pub enum ClientError {
         .0.display()
     )]
     NotPermitted(PathBuf),
+    #[error(
+        "what answers for the mount {} runs as user {found}, and user {owner} made that mount: it is not asked; \
+         unmount it with `umount -l {}` if you don't know it", mount.display(), mount.display()
+    )]
+    Impostor { mount: PathBuf, owner: u32, found: u32 },
     #[error("{0}")]
     Refused(String),
     #[error(
@@ -49,7 +55,24 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon that serves `store`.
+    /// Connects to the daemon of `mount`: where everyone may, else through its store.
+    pub fn of(mount: &MountPoint) -> Result<Client, ClientError> {
+        // As mountinfo has it; there is always one for a mount of ours.
+        let owner = mount.owner.unwrap_or(0);
+        let client = match public::connect(owner, mount.device.1) {
+            Ok(stream) => Client::over(stream, &mount.source)?,
+            Err(_) => Client::connect(&mount.source)?,
+        };
+        let peer = rustix::net::sockopt::socket_peercred(client.stream.get_ref());
+        match peer.map(|peer| peer.uid.as_raw()) {
+            Ok(found) if found == owner => Ok(client),
+            // Anyone can make a mount, and name any store as its source.
+            Ok(found) => Err(ClientError::Impostor { mount: mount.path.clone(), owner, found }),
+            Err(e) => Err(ClientError::Io { store: mount.source.clone(), source: e.into() }),
+        }
+    }
+
+    /// Connects to the daemon that serves `store`, for root and the daemon's user.
     pub fn connect(store: &Path) -> Result<Client, ClientError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -61,7 +84,12 @@ impl Client {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let private = rustix::fs::openat(CWD, store.join(PRIVATE), flags, Mode::empty())
             .map_err(|e| failed(e.into()))?;
-        let stream = UnixStream::connect(address(private.as_fd())).map_err(failed)?;
+        let stream = UnixStream::connect(address(private.as_fd(), SOCKET)).map_err(failed)?;
+        Client::over(stream, store)
+    }
+
+    fn over(stream: UnixStream, store: &Path) -> Result<Client, ClientError> {
+        let failed = |source| ClientError::Io { store: store.to_owned(), source };
         stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
         Ok(Client { store: store.to_owned(), stream: BufReader::new(stream) })

@@ -1,6 +1,7 @@
 //! How a command talks to a running daemon, and how the daemon answers.
 //!
-//! One JSON document a line each way, over a Unix socket at `STORE/.cachefs/control.sock`:
+//! One JSON document a line each way, over a Unix socket: at `STORE/.cachefs/control.sock` for root and the
+//! daemon's user, and for everyone where [`public`] says:
 //!
 //! ```text
 //! {"version":1,"command":"status"}                {"version":1,"ok":{...}}
@@ -14,10 +15,12 @@
 
 pub mod client;
 pub mod paths;
+pub mod public;
+mod room;
 pub mod server;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -96,8 +99,8 @@ fn answer_line(answer: Result<Value, String>) -> String {
 }
 
 /// A socket's address may have no more than 107 bytes; this one leads through an open directory.
-fn address(private: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", private.as_raw_fd()))
+fn address(folder: BorrowedFd<'_>, name: impl AsRef<Path>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name)
 }
 
 #[cfg(test)]

@@ -15,10 +15,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::public::Public;
+use super::room::{CLIENTS, Room};
 use super::{Command, LONGEST_LINE, SOCKET, address, answer_line};
-
-/// So many clients are answered at a time; others are told to come again.
-const CLIENTS: usize = 64;
 
 /// A client that takes longer to say a line is cut off.
 const LINE_TIME: Duration = Duration::from_secs(10);
@@ -54,9 +53,16 @@ pub struct Bound(std::os::unix::net::UnixListener);
 /// calls this owns the store.
 pub fn bind(private: BorrowedFd<'_>) -> io::Result<Bound> {
     remove(private);
-    let listener = std::os::unix::net::UnixListener::bind(address(private))?;
+    let listener = std::os::unix::net::UnixListener::bind(address(private, SOCKET))?;
     listener.set_nonblocking(true)?;
     Ok(Bound(listener))
+}
+
+impl Bound {
+    /// The socket that is `public`, once; it stays while that does.
+    pub fn public(public: &mut Public) -> Option<Bound> {
+        public.listener().map(Bound)
+    }
 }
 
 /// Removes the socket.
@@ -68,8 +74,7 @@ pub fn remove(private: BorrowedFd<'_>) {
 #[derive(Clone)]
 pub struct Server {
     service: Arc<dyn Service>,
-    /// A permit for each client.
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
     /// A permit for each answer that is being made or sent.
     answering: Arc<Semaphore>,
     /// A permit for each command that is being carried out.
@@ -80,7 +85,8 @@ impl Server {
     /// Answers with what `service` says.
     pub fn new(service: Arc<dyn Service>) -> Server {
         let semaphore = || Arc::new(Semaphore::new(CLIENTS));
-        Server { service, room: semaphore(), answering: semaphore(), working: semaphore() }
+        let room = Room::new(rustix::process::geteuid().as_raw());
+        Server { service, room, answering: semaphore(), working: semaphore() }
     }
 
     /// Answers for ever; to be run in a tokio runtime with time and I/O.
@@ -99,7 +105,8 @@ impl Server {
                     continue;
                 }
             };
-            let Ok(place) = self.room.clone().try_acquire_owned() else {
+            let Ok(peer) = stream.peer_cred() else { continue };
+            let Some(place) = self.room.enter(peer.uid()) else {
                 // Written without waiting: a fresh socket has room for a line.
                 let line = answer_line(Err("too many clients at once; try again".into()));
                 let _ = stream.try_write(line.as_bytes());
@@ -107,7 +114,7 @@ impl Server {
             };
             let server = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = server.converse(stream).await {
+                if let Err(error) = server.converse(stream, peer).await {
                     tracing::debug!("a client of the control socket was cut off: {error}");
                 }
                 drop(place);
@@ -129,8 +136,7 @@ impl Server {
     }
 
     /// Answers line after line until the client leaves or misbehaves.
-    async fn converse(&self, stream: UnixStream) -> io::Result<()> {
-        let peer = stream.peer_cred()?;
+    async fn converse(&self, stream: UnixStream, peer: UCred) -> io::Result<()> {
         let mut stream = BufReader::new(stream);
         let mut line = Vec::new();
         loop {

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use rustix::process::PidfdFlags;
 
-use super::system::{Ends, Fate, Process, System, Watch};
+use super::system::{Ends, Fate, Process, System, Watch, Witness};
 use super::watcher::{self, Watcher};
 use super::{fate, proc};
 
@@ -19,6 +19,8 @@ use super::{fate, proc};
 pub struct Linux {
     watcher: Arc<Watcher>,
     thread: Option<JoinHandle<()>>,
+    /// Who sees what is not shown to this process; none where it sees by itself.
+    witness: Option<Arc<dyn Witness>>,
     /// The kernel does not say of a pidfd what process that is (before Linux 6.13).
     is_old: AtomicBool,
     has_complained: AtomicBool,
@@ -38,7 +40,20 @@ impl Linux {
         let start = std::thread::Builder::new().name("readers".to_owned());
         let thread = start.spawn(move || shared.run())?;
         let (is_old, has_complained) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Linux { watcher, thread: Some(thread), is_old, has_complained })
+        Ok(Linux { watcher, thread: Some(thread), witness: None, is_old, has_complained })
+    }
+
+    /// Asks `witness` what is shown only to who may look into processes.
+    pub fn seen_by(mut self, witness: Arc<dyn Witness>) -> Linux {
+        self.witness = Some(witness);
+        self
+    }
+
+    fn stat(&self, thread: u32) -> Option<Vec<u8>> {
+        match &self.witness {
+            Some(witness) => witness.stat(thread),
+            None => proc::read(thread, "stat"),
+        }
     }
 
     /// What the kernel says of a thread's pidfd.
@@ -114,7 +129,7 @@ impl System for Linux {
         match proc::read(thread, "statm") {
             // It is ending; only so its `stat` waits for nobody.
             Some(statm) if !fate::has_memory(&statm) => {
-                proc::read(thread, "stat").map_or(Fate::Fine, |stat| fate::of_ending(&stat))
+                self.stat(thread).map_or(Fate::Fine, |stat| fate::of_ending(&stat))
             }
             _ => Fate::Fine,
         }
@@ -129,7 +144,10 @@ impl System for Linux {
     }
 
     fn has_open(&self, process: u32, inode: u64) -> bool {
-        proc::has_open(process, inode)
+        match &self.witness {
+            Some(witness) => witness.has_open(process, inode),
+            None => proc::has_open(process, inode),
+        }
     }
 
     fn is_locked(&self, device: (u32, u32), inode: u64) -> bool {

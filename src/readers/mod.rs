@@ -30,8 +30,9 @@ use cachefs_mount::Caller;
 
 pub use self::job::Job;
 pub use self::linux::Linux;
+pub(crate) use self::proc::has_open;
 use self::registry::Registry;
-pub use self::system::{Ends, Fate, Process, System, Watch};
+pub use self::system::{Ends, Fate, Process, System, Watch, Witness};
 use crate::cache::view::Moment;
 
 /// What makes a job.

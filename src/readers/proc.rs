@@ -74,7 +74,7 @@ pub(super) fn is_populated(events: &[u8]) -> bool {
 
 /// Whether a process has a descriptor of a file with that inode number. The file itself is not
 /// touched.
-pub(super) fn has_open(process: u32, inode: u64) -> bool {
+pub(crate) fn has_open(process: u32, inode: u64) -> bool {
     let line = format!("ino:\t{inode}");
     let Ok(descriptors) = fs::read_dir(format!("/proc/{process}/fdinfo")) else { return false };
     descriptors.flatten().any(|descriptor| {

@@ -48,6 +48,16 @@ pub trait Ends: Send + Sync {
     fn group_emptied(&self, cgroup: u64);
 }
 
+/// Sees of processes what is shown only to who may look into them, for a daemon that may not. Never waits
+/// for the mount.
+pub trait Witness: Send + Sync + 'static {
+    /// The `stat` of a thread, as `/proc` has it; none if it is gone.
+    fn stat(&self, task: u32) -> Option<Vec<u8>>;
+
+    /// Whether a process has a descriptor of a file with that inode number.
+    fn has_open(&self, process: u32, inode: u64) -> bool;
+}
+
 /// A system that has processes.
 pub trait System: Send + Sync + 'static {
     /// The process that a thread belongs to; none if it is gone or can't be seen.

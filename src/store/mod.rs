@@ -118,8 +118,8 @@ struct Created {
 
 impl Store {
     /// Opens `path` as a store and owns it until it is dropped: creates it if just the last name is
-    /// missing, refuses when another daemon has it or a newer one wrote it, and starts to remove
-    /// what a crash has left.
+    /// missing, refuses when another daemon has it or a newer one wrote it, and moves away what a crash
+    /// has left, for [`Store::sweep`].
     pub fn open(path: &Path) -> Result<Store, StoreError> {
         let (path, created_root) = find_or_create(path)?;
         let mut created = Created { root: created_root, private: false };
@@ -154,8 +154,13 @@ impl Store {
             write_format(&private)
                 .map_err(|e| StoreError::new(path, "write .cachefs/format", e))?;
         }
-        sweep::sweep(&private).map_err(|e| StoreError::new(path, "empty .cachefs", e))?;
+        sweep::prepare(&private).map_err(|e| StoreError::new(path, "empty .cachefs", e))?;
         Ok(Store { path: path.to_owned(), root, private, created: *created, lock })
+    }
+
+    /// Starts to remove what a crash has left, in a thread of its own.
+    pub fn sweep(&self) -> io::Result<()> {
+        sweep::sweep(&self.private)
     }
 
     /// The store's root directory.
@@ -189,6 +194,11 @@ impl Store {
     /// The store's absolute path, without symbolic links.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether [`Store::open`] created the root directory.
+    pub fn is_new(&self) -> bool {
+        self.created.root
     }
 
     /// Removes whatever directories [`Store::open`] had to create: for a mount that failed.
@@ -286,6 +296,17 @@ fn write_format(private: &OwnedFd) -> io::Result<()> {
     Ok(rustix::fs::fsync(private)?)
 }
 
+/// Whether no other user gets into the directory `path` by its name: it, or one above it, is closed to
+/// group and others. Where it can't be looked at, it is closed to us too.
+pub fn is_closed(path: &Path) -> bool {
+    let enter = Mode::XGRP | Mode::XOTH;
+    let is_open = |path: &Path| {
+        let found = rustix::fs::stat(path);
+        found.is_ok_and(|stat| Mode::from_raw_mode(stat.st_mode).intersects(enter))
+    };
+    !path.ancestors().all(is_open)
+}
+
 /// The pid of the daemon that owns the store at `path`, as its lock file tells.
 pub fn holder(path: &Path) -> Option<u32> {
     let private = rustix::fs::openat(CWD, path.join(PRIVATE), DIRECTORY, Mode::empty()).ok()?;
@@ -325,6 +346,31 @@ mod tests {
     }
 
     #[test]
+    fn closed_by_itself_or_by_what_it_lies_in() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir_in("/tmp").unwrap();
+        let (outer, inner) = (home.path().join("a"), home.path().join("a/b"));
+        fs::create_dir_all(&inner).unwrap();
+        let set = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        for (home_mode, outer_mode, inner_mode, closed) in [
+            (0o755, 0o755, 0o755, false),
+            (0o755, 0o710, 0o701, false),
+            (0o755, 0o755, 0o700, true),
+            (0o755, 0o700, 0o777, true),
+            (0o700, 0o755, 0o755, true),
+        ] {
+            for (path, mode) in
+                [(home.path(), home_mode), (&outer, outer_mode), (&inner, inner_mode)]
+            {
+                set(path, mode);
+            }
+            assert_eq!(is_closed(&inner), closed, "{home_mode:o} {outer_mode:o} {inner_mode:o}");
+        }
+    }
+
+    #[test]
     fn second_owner_is_refused_with_the_pid_of_the_first() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(home.path()).unwrap();
@@ -358,7 +404,7 @@ mod tests {
         let private = home.path().join(PRIVATE);
         fs::create_dir(private.join("staged/deep")).unwrap();
         fs::write(private.join("staged/deep/file"), "x").unwrap();
-        drop(Store::open(home.path()).unwrap());
+        Store::open(home.path()).unwrap().sweep().unwrap();
         assert!(sorted(&private.join("staged")).is_empty());
         for _ in 0..500 {
             if sorted(&private.join("swept")).is_empty() {

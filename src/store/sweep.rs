@@ -13,8 +13,8 @@ const FOLDERS: [&str; 3] = ["staged", "retired", "spilled"];
 /// Where leftovers are moved to, as a whole, to be removed at leisure.
 const SWEPT: &str = "swept";
 
-/// Gives every folder empty, and removes what was in them in a thread of its own.
-pub(super) fn sweep(private: &OwnedFd) -> io::Result<()> {
+/// Gives every folder empty: what was in them is moved away.
+pub(super) fn prepare(private: &OwnedFd) -> io::Result<()> {
     make(private, SWEPT)?;
     for folder in FOLDERS {
         if !is_empty(private, folder)? {
@@ -22,6 +22,11 @@ pub(super) fn sweep(private: &OwnedFd) -> io::Result<()> {
         }
         make(private, folder)?;
     }
+    Ok(())
+}
+
+/// Removes what was moved away, in a thread of its own.
+pub(super) fn sweep(private: &OwnedFd) -> io::Result<()> {
     if !is_empty(private, SWEPT)? {
         let private = private.try_clone()?;
         std::thread::Builder::new().name("sweep".into()).spawn(move || {

@@ -10,10 +10,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::mounts::{self, MountPoint, is_below};
 
 /// What keeps a mount busy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum User {
     /// A process.
     Process {
@@ -22,7 +24,7 @@ pub enum User {
         /// Its name.
         command: String,
         /// In which way.
-        how: &'static str,
+        how: String,
     },
     /// Another mount on a directory of this one.
     Mount(PathBuf),
@@ -45,7 +47,7 @@ pub fn users(path: &Path) -> Vec<User> {
     let mut found: Vec<User> = on_it.map(|m| User::Mount(m.path.clone())).collect();
     for pid in pids().filter(|&pid| pid != std::process::id()) {
         if let Some(how) = uses(pid, mount) {
-            found.push(User::Process { pid, command: command(pid), how });
+            found.push(User::Process { pid, command: command(pid), how: how.to_owned() });
         }
     }
     found
@@ -63,7 +65,11 @@ pub fn elsewhere(mount: &MountPoint) -> Vec<User> {
         }
         let mounts = mounts::of(pid).unwrap_or_default();
         if mounts.iter().any(|m| m.device == mount.device) {
-            found.push(User::Process { pid, command: command(pid), how: "mounts of its own" });
+            found.push(User::Process {
+                pid,
+                command: command(pid),
+                how: "mounts of its own".to_owned(),
+            });
         }
     }
     found

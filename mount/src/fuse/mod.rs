@@ -18,6 +18,7 @@ mod slow;
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -85,9 +86,82 @@ pub enum MountError {
     },
 }
 
+/// How a mountpoint is unmounted, lazily or not, instead of by [`unmount`]: by somebody else, where
+/// this process has given up the right to. It is fine when nothing of ours is mounted there.
+pub type Unmounter = Box<dyn Fn(&Path, bool) -> io::Result<()> + Send + Sync>;
+
+/// A mount that nobody serves yet: whoever uses it waits. Dropping it unmounts.
+#[derive(Debug)]
+pub struct Unserved {
+    place: Arc<mountpoint::Place>,
+    /// None once it is served.
+    device: Option<OwnedFd>,
+}
+
+impl Unserved {
+    /// Mounts on `mountpoint`, an existing directory, which `unmounter` will unmount if there is one. On
+    /// an error nothing is left mounted.
+    pub fn new(
+        mountpoint: &Path,
+        options: &Options,
+        unmounter: Option<Unmounter>,
+    ) -> Result<Unserved, MountError> {
+        let (place, device) = mountpoint::mount(mountpoint, options, unmounter)?;
+        Ok(Unserved { place: Arc::new(place), device: Some(device) })
+    }
+
+    /// Its number below `/sys/fs/fuse/connections`.
+    pub fn connection(&self) -> u32 {
+        self.place.connection()
+    }
+
+    /// Whether users other than the one who mounted may use it.
+    pub fn everyone(&self) -> bool {
+        self.place.everyone()
+    }
+
+    /// Whether it was mounted by `fusermount3`, for lack of the right to.
+    pub fn rootless(&self) -> bool {
+        self.place.rootless()
+    }
+
+    /// Serves `volume` there; the mount answers when this returns. On an error nothing is left mounted.
+    pub fn serve<V: Volume>(
+        mut self,
+        volume: Arc<V>,
+        options: &Options,
+    ) -> Result<Mount, MountError> {
+        let failed = |error| {
+            let mountpoint = self.place.mountpoint().to_path_buf();
+            MountError::Handshake { mountpoint, error }
+        };
+        let Some(device) = self.device.take() else {
+            return Err(failed(io::ErrorKind::NotConnected.into()));
+        };
+        match serve(volume, device, &self.place, options) {
+            Ok((features, requests, server)) => {
+                let server = Mutex::new(Some(server));
+                Ok(Mount { place: self.place.clone(), features, requests, server })
+            }
+            Err(error) => {
+                self.place.abandon();
+                Err(failed(error))
+            }
+        }
+    }
+}
+
+impl Drop for Unserved {
+    fn drop(&mut self) {
+        if self.device.is_some() {
+            self.place.abandon();
+        }
+    }
+}
+
 /// A volume that is mounted and served. Dropping it unmounts (lazily, as a last resort).
 pub struct Mount {
-    place: mountpoint::Place,
+    place: Arc<mountpoint::Place>,
     features: Features,
     requests: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
     server: Mutex<Option<JoinHandle<()>>>,
@@ -100,28 +174,6 @@ impl std::fmt::Debug for Mount {
 }
 
 impl Mount {
-    /// Mounts `volume` on `mountpoint` (an existing directory) and serves it; it answers when this
-    /// returns. On an error nothing is left mounted.
-    pub fn new<V: Volume>(
-        volume: Arc<V>,
-        mountpoint: &Path,
-        options: &Options,
-    ) -> Result<Mount, MountError> {
-        let (place, device) = mountpoint::mount(mountpoint, options)?;
-        match serve(volume, device, &place, options) {
-            Ok((features, requests, server)) => {
-                Ok(Mount { place, features, requests, server: Mutex::new(Some(server)) })
-            }
-            Err(error) => {
-                let mountpoint = mountpoint.to_path_buf();
-                if let Err(left) = place.unmount(true) {
-                    tracing::error!(mountpoint = %mountpoint.display(), %left, "left mounted");
-                }
-                Err(MountError::Handshake { mountpoint, error })
-            }
-        }
-    }
-
     /// What the kernel does by itself.
     pub fn features(&self) -> Features {
         self.features
@@ -155,10 +207,8 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if self.server.lock().is_some()
-            && let Err(error) = self.place.unmount(true)
-        {
-            tracing::error!(%error, "could not unmount");
+        if self.server.lock().is_some() {
+            self.place.abandon();
         }
     }
 }
@@ -167,7 +217,7 @@ type Serving = (Features, Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync
 
 fn serve<V: Volume>(
     volume: Arc<V>,
-    device: std::os::fd::OwnedFd,
+    device: OwnedFd,
     place: &mountpoint::Place,
     options: &Options,
 ) -> io::Result<Serving> {

@@ -27,6 +27,9 @@ pub struct MountPoint {
     pub kind: OsString,
     /// What is mounted: for our mounts, the store.
     pub source: PathBuf,
+    /// For a FUSE mount: who made it. The kernel or `fusermount3` writes that, so that a user can't
+    /// pass off a mount as somebody else's.
+    pub owner: Option<u32>,
 }
 
 impl MountPoint {
@@ -52,7 +55,10 @@ impl MountPoint {
         let kind = unescape(next()?);
         // May be empty, which is no reason to overlook the mount.
         let source = PathBuf::from(unescape(fields.next().unwrap_or_default()));
-        Some(MountPoint { id, parent, device, root, path, shared, kind, source })
+        let options = fields.next().unwrap_or_default();
+        let owner = options.split(|&b| b == b',').find_map(|o| o.strip_prefix(b"user_id="));
+        let owner = owner.and_then(text).and_then(|uid| uid.parse().ok());
+        Some(MountPoint { id, parent, device, root, path, shared, kind, source, owner })
     }
 
     /// Whether it is a whole mount of ours: a bind mount of a folder of one is not.
@@ -106,15 +112,17 @@ mod tests {
 
     #[test]
     fn a_line_is_taken_apart() {
-        let line = br"36 35 0:98 / /mnt/a\040b rw,noatime shared:1 master:2 - fuse.cachefs /srv/x\134\011y rw";
+        let line = br"36 35 0:98 / /mnt/a\040b rw,noatime shared:1 master:2 - fuse.cachefs /srv/x\134\011y rw,user_id=7,group_id=8";
         let mount = MountPoint::parse(line).unwrap();
         assert_eq!((mount.id, mount.parent, mount.device), (36, 35, (0, 98)));
         assert_eq!(mount.path, Path::new("/mnt/a b"));
         assert_eq!(mount.source, Path::new("/srv/x\\\ty"));
         assert!(mount.shared && mount.is_ours());
+        assert_eq!(mount.owner, Some(7));
         assert_eq!(MountPoint::parse(b"36 35 0:98 / /mnt rw"), None);
         let bare = MountPoint::parse(b"1 1 0:2 /sub /mnt rw - fuse.cachefs  rw").unwrap();
         assert!(!bare.shared && !bare.is_ours());
+        assert_eq!(bare.owner, None);
     }
 
     #[test]

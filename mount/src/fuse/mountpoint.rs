@@ -13,18 +13,32 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use super::{FS_TYPE, MountError, Options, mountinfo};
+use super::{FS_TYPE, MountError, Options, Unmounter, mountinfo};
 
 /// Where something is mounted, and how it is got rid of.
-#[derive(Debug)]
 pub(super) struct Place {
     mountpoint: PathBuf,
     device: (u32, u32),
     rootless: bool,
     everyone: bool,
+    unmounter: Option<Unmounter>,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (mountpoint, device) = (&self.mountpoint, &self.device);
+        f.debug_struct("Place")
+            .field("mountpoint", mountpoint)
+            .field("device", device)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Place {
+    pub(super) fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
     pub(super) fn device(&self) -> (u32, u32) {
         self.device
     }
@@ -47,7 +61,18 @@ impl Place {
     }
 
     pub(super) fn unmount(&self, lazy: bool) -> io::Result<()> {
-        if self.is_mounted()? { unmount(&self.mountpoint, lazy) } else { Ok(()) }
+        match &self.unmounter {
+            Some(unmounter) => unmounter(&self.mountpoint, lazy),
+            None if self.is_mounted()? => unmount(&self.mountpoint, lazy),
+            None => Ok(()),
+        }
+    }
+
+    /// As a last resort: what goes wrong is logged.
+    pub(super) fn abandon(&self) {
+        if let Err(error) = self.unmount(true) {
+            tracing::error!(mountpoint = %self.mountpoint.display(), %error, "left mounted");
+        }
     }
 }
 
@@ -78,7 +103,11 @@ fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, said.trim().to_owned()))
 }
 
-pub(super) fn mount(mountpoint: &Path, options: &Options) -> Result<(Place, OwnedFd), MountError> {
+pub(super) fn mount(
+    mountpoint: &Path,
+    options: &Options,
+    unmounter: Option<Unmounter>,
+) -> Result<(Place, OwnedFd), MountError> {
     let not_mounted =
         |error: io::Error| MountError::NotMounted { mountpoint: mountpoint.to_path_buf(), error };
     // Now, as the path will lead to the mount afterwards.
@@ -104,11 +133,19 @@ pub(super) fn mount(mountpoint: &Path, options: &Options) -> Result<(Place, Owne
         Err(error) => return Err(MountError::NotMounted { mountpoint, error }),
         Ok(device) => (device, false, true),
     };
-    let found = mountinfo::at(&mountpoint).map_err(not_mounted)?;
-    let Some(found) = found.filter(|mount| mount.kind == FS_TYPE) else {
-        return Err(not_mounted(io::Error::other("it was mounted, but is not to be found")));
+    let found = mountinfo::at(&mountpoint).and_then(|found| {
+        let lost = || io::Error::other("it was mounted, but is not to be found");
+        found.filter(|mount| mount.kind == FS_TYPE).ok_or_else(lost)
+    });
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => {
+            // What is there can only be what was just mounted.
+            let _ = unmount(&mountpoint, true);
+            return Err(not_mounted(error));
+        }
     };
-    Ok((Place { mountpoint, device: found.device, rootless, everyone }, device))
+    Ok((Place { mountpoint, device: found.device, rootless, everyone, unmounter }, device))
 }
 
 /// `mount(2)`; `NotFound` means that there is no `/dev/fuse`.
