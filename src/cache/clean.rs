@@ -118,7 +118,6 @@ impl Cache {
         let by = job.map_or(ADMINISTRATOR, |job| job.id);
         // One moment for all: a job either sees all of it, or none.
         let at = self.readers.tick();
-        self.readers.directory_removed(at);
         let mut names = 0;
         for target in targets {
             let name = known_name(&target.name);

@@ -156,9 +156,6 @@ impl Cache {
             return Err(Errno::ESTALE);
         }
         self.hide(change, folder, name, job.id);
-        if kept {
-            self.readers.directory_removed(at);
-        }
         match victim {
             None => Ok(()),
             Some(_) if kept => self.retire(change, folder, directory, name, (at, job.id), true),

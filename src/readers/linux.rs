@@ -121,10 +121,6 @@ impl System for Linux {
         }
     }
 
-    fn newest(&self) -> u32 {
-        proc::newest().unwrap_or(0)
-    }
-
     fn fate(&self, thread: u32) -> Fate {
         match proc::read(thread, "statm") {
             // It is ending; only so its `stat` waits for nobody.

@@ -163,11 +163,6 @@ impl System for MadeUp {
         state.processes.get(&state.process_of(thread)).copied()
     }
 
-    /// Processes are made up with any number: none can be told to be older than another.
-    fn newest(&self) -> u32 {
-        0
-    }
-
     fn fate(&self, thread: u32) -> Fate {
         let state = self.state.lock();
         let is_killed = state.killed.contains(&state.process_of(thread));

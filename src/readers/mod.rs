@@ -121,11 +121,6 @@ impl Readers {
         self.registry.tick_of_removal(job.id)
     }
 
-    /// A directory is being removed, at this moment.
-    pub fn directory_removed(&self, at: Moment) {
-        self.registry.directory_removed(at);
-    }
-
     /// A job lists no directory any more; whether it has removed anything meanwhile.
     pub fn removal_ended(&self, job: &Job) -> bool {
         self.registry.removal_ended(job.id)

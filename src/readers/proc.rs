@@ -18,12 +18,6 @@ pub(super) fn read(task: u32, name: &str) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// The number given out last, by what `/proc/loadavg` says.
-pub(super) fn newest() -> Option<u32> {
-    let text = fs::read_to_string("/proc/loadavg").ok()?;
-    text.split_ascii_whitespace().last()?.parse().ok()
-}
-
 /// A process, by what `/proc/TID/status` says, without its cgroup.
 pub(super) fn process(status: &[u8]) -> Option<Process> {
     let number = |name: &[u8]| {

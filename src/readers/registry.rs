@@ -135,10 +135,6 @@ impl Registry {
         self.removals.go_on(job, self.system.now(), || self.tick())
     }
 
-    pub(super) fn directory_removed(&self, at: Moment) {
-        self.removals.directory(at, self.system.now(), self.system.newest());
-    }
-
     pub(super) fn removal_ended(&self, job: u64) -> bool {
         self.removals.end(job)
     }
@@ -286,7 +282,7 @@ impl Registry {
         let job = {
             let mut running = self.running.lock();
             let began = self.tick();
-            let removal = self.removals.began_for(pid, now);
+            let removal = self.removals.began(now);
             let sees = removal.map_or(began, |removal| removal.min(began));
             let job = Arc::new(Job::new(began, sees, pid, uid, now));
             running.insert(job.id, Arc::clone(&job));

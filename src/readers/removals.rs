@@ -3,12 +3,8 @@
 //!
 //! To one who begins in the middle of that, half a cache would be worse than all or nothing of it. So
 //! such a removal takes place, for who begins later, when its job has closed its directories.
-//!
-//! And who has looked for a directory, which the kernel answers alone if it can, shall find it when he
-//! opens the first file in it: a process that ran already when a directory was removed, and opens its
-//! first file at once, sees that directory.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -26,32 +22,11 @@ struct Removal {
     last: Duration,
 }
 
-/// Between a process's first look and its first file is no more time than this.
-const MOMENT: Duration = Duration::from_millis(100);
-
-/// No more processes are started within a [`MOMENT`].
-const FAR_OFF: u32 = 10_000;
-
-/// So many directories that were removed just now are remembered.
-const MOST_JUST_NOW: usize = 64;
-
-/// A directory that was removed.
-#[derive(Clone, Copy)]
-struct JustNow {
-    /// The moment before that.
-    before: Moment,
-    at: Duration,
-    /// The newest process then.
-    newest: u32,
-}
-
 #[derive(Default)]
 pub(super) struct Removals {
     /// By the numbers of the jobs.
     going_on: Mutex<HashMap<u64, Removal>>,
     count: AtomicUsize,
-    /// The oldest first.
-    just_now: Mutex<VecDeque<JustNow>>,
 }
 
 impl Removals {
@@ -83,37 +58,14 @@ impl Removals {
         ended
     }
 
-    /// A directory was removed at this moment, when `newest` was the newest process.
-    pub(super) fn directory(&self, at: Moment, now: Duration, newest: u32) {
-        let mut just_now = self.just_now.lock();
-        just_now.push_back(JustNow { before: Moment(at.0 - 1), at: now, newest });
-        let long_ago = |removed: &JustNow| now.saturating_sub(removed.at) > MOMENT;
-        while just_now.len() > MOST_JUST_NOW || just_now.front().is_some_and(long_ago) {
-            just_now.pop_front();
-        }
-    }
-
-    /// The moment before the first of all removals that are going on, or took place just now.
+    /// The moment before the first of all removals that are going on.
     pub(super) fn began(&self, now: Duration) -> Option<Moment> {
-        self.earliest(now, |_| true)
-    }
-
-    /// The moment from which on a process sees what was removed, if it begins now.
-    pub(super) fn began_for(&self, process: u32, now: Duration) -> Option<Moment> {
-        // Numbers begin anew after the largest: then one that is far off may be the newer one.
-        let ran = |newest: u32| newest.checked_sub(process).is_some_and(|gap| gap < FAR_OFF);
-        self.earliest(now, |removed| ran(removed.newest))
-    }
-
-    fn earliest(&self, now: Duration, counts: impl Fn(&JustNow) -> bool) -> Option<Moment> {
-        let just_now = {
-            let just_now = self.just_now.lock();
-            let recent = just_now.iter().filter(|r| now.saturating_sub(r.at) <= MOMENT);
-            recent.filter(|removed| counts(removed)).map(|removed| removed.before).min()
-        };
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
         let going_on = self.going_on.lock();
         let current = going_on.values().filter(|r| now.saturating_sub(r.last) <= PAUSE);
-        current.map(|removal| removal.began).chain(just_now).min()
+        current.map(|removal| removal.began).min()
     }
 }
 
@@ -135,19 +87,5 @@ mod tests {
         assert_eq!(removals.began(seconds(12)), None);
         removals.go_on(8, seconds(12), || Moment(9));
         assert_eq!(removals.began(seconds(12)), Some(Moment(8)));
-    }
-
-    #[test]
-    fn who_ran_before_a_directory_was_removed_finds_it_for_a_moment() {
-        let removals = Removals::default();
-        let seconds = Duration::from_secs;
-        removals.directory(Moment(5), seconds(10), 100);
-        assert_eq!(removals.began_for(100, seconds(10)), Some(Moment(4)));
-        assert_eq!(removals.began_for(101, seconds(10)), None);
-        assert_eq!(removals.began_for(100, seconds(11)), None);
-        assert_eq!(removals.began(seconds(10)), Some(Moment(4)));
-        removals.directory(Moment(6), seconds(11), FAR_OFF + 1);
-        assert_eq!(removals.began_for(1, seconds(11)), None);
-        assert_eq!(removals.began_for(2, seconds(11)), Some(Moment(5)));
     }
 }

@@ -63,9 +63,6 @@ pub trait System: Send + Sync + 'static {
     /// The process that a thread belongs to; none if it is gone or can't be seen.
     fn process(&self, thread: u32) -> Option<Process>;
 
-    /// The number of the process or thread that was started last; 0 when it can't be told.
-    fn newest(&self) -> u32;
-
     /// What becomes of a thread's process.
     fn fate(&self, thread: u32) -> Fate;
 
