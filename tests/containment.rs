@@ -89,7 +89,7 @@ fn a_daemon_of_root_keeps_what_it_serves_users_with() {
         assert_eq!(said["capabilities_dropped"], true);
         let named = said["capabilities"].as_array().unwrap().len();
         assert_eq!(named, capabilities.count_ones() as usize, "{said}");
-        assert_eq!(said["landlock"], "full", "{said}; the tests need Linux 6.15 with landlock");
+        assert_eq!(said["landlock"], "full", "{said}; the tests need Linux 6.12 with landlock");
         assert_eq!(said["lacking"], json!([]));
     }
 }
@@ -119,7 +119,7 @@ fn a_daemon_of_a_user_has_nothing_left() {
     let said: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     let said = &said["mounts"][0]["containment"];
     assert_eq!(said["capabilities"], json!([]));
-    assert_eq!(said["landlock"], "full", "{said}; the tests need Linux 6.15 with landlock");
+    assert_eq!(said["landlock"], "full", "{said}; the tests need Linux 6.12 with landlock");
     assert_eq!(said["lacking"], json!([]));
     // Unmounting takes a set-id program, which is of no use to the daemon itself: the harness sees
     // whether it works. Who is in the way has to be looked up, too.

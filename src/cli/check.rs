@@ -231,7 +231,7 @@ fn containment() -> Finding {
         Some(true) => ok("a daemon is confined to its store (landlock)"),
         Some(false) => warning(
             "a daemon is confined to its store in part only: this kernel's landlock is an older one",
-            "it works; use Linux 6.15 or newer for all of it",
+            "it works; use Linux 6.12 or newer for all of it",
         ),
         None => warning(
             "a daemon can't be confined to its store: the kernel has no landlock that is fit",

@@ -27,7 +27,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde_json::{Value, json};
 
 /// The newest version of landlock whose rules are known here; older ones restrict less.
-const NEWEST: ABI = ABI::V7;
+const NEWEST: ABI = ABI::V6;
 
 /// What a daemon still may use.
 #[derive(Debug)]
