@@ -4,7 +4,7 @@
 //! which needs what is given up, and the first thread.
 //!
 //! * **No new privileges** (`PR_SET_NO_NEW_PRIVS`): no set-id program can be used.
-//! * **Capabilities**: all but those of [`needed`] go, for good.
+//! * **Capabilities**: all but the few that the engine needs go, for good.
 //! * **Landlock**: of all directories, only those of [`Allowed`] can be opened or changed. Nothing else
 //!   can be mounted or unmounted, no other process be looked into or signalled, and no TCP port be
 //!   used. What little of that a daemon has to do is done [`outside`](super::outside).
