@@ -315,6 +315,8 @@ pub struct Opened {
     pub wants_flush: bool,
     /// Whether its bytes are not those of the node: nothing of it may be cached for the node.
     pub alone: bool,
+    /// How often the bytes of the node were moved to another file before.
+    pub moves: u32,
 }
 
 /// One entry of a listing.

@@ -1,5 +1,7 @@
 //! What `stat(2)` tells, and changing it.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cachefs_mount::{
@@ -56,7 +58,7 @@ impl Cache {
             Access::Posix => (status.stx_uid, status.stx_gid),
             Access::Shared { owner } => owner,
         };
-        Attributes {
+        let mut attributes = Attributes {
             node,
             kind: kind(status),
             permissions: status.stx_mode & PERMISSIONS,
@@ -74,7 +76,9 @@ impl Cache {
             accessed: time(status.stx_atime),
             modified: time(status.stx_mtime),
             changed: time(status.stx_ctime),
-        }
+        };
+        self.retouch(&mut attributes, matches!(self.options.access, Access::Posix));
+        attributes
     }
 
     /// The answer to a lookup of a name that is the same for everyone.
@@ -114,43 +118,67 @@ impl Cache {
             return self.attributes(id);
         }
         let descriptor = self.descriptor(&node)?;
+        let changed = match self.is_out_of_reach(&node) {
+            true => Err(Errno::EROFS),
+            false => self.change_attributes(descriptor.as_fd(), node.kind, changes),
+        };
+        match changed {
+            Err(errno) if self.takes_over(errno) => self.touch(&node, changes),
+            changed => changed?,
+        }
+        let status = status(&*descriptor, b"")?;
+        Ok((self.describe(id, &status), self.believed(id, node.kind)))
+    }
+
+    /// Changes all attributes but the size.
+    pub(super) fn change_attributes(
+        &self,
+        descriptor: BorrowedFd<'_>,
+        kind: Kind,
+        changes: &SetAttributes,
+    ) -> Result<()> {
         if changes.uid.is_some() || changes.gid.is_some() {
-            self.change_owner(&descriptor, changes.uid, changes.gid)?;
+            self.change_owner(descriptor, changes.uid, changes.gid)?;
         }
         if let Some(permissions) = changes.permissions {
-            if node.kind == Kind::Symlink {
+            if kind == Kind::Symlink {
                 return Err(Errno::EOPNOTSUPP);
             }
             let mode = Mode::from_raw_mode(u32::from(permissions & PERMISSIONS));
-            rustix::fs::chmod(self_path(&*descriptor), mode).map_err(errno)?;
+            rustix::fs::chmod(self_path(descriptor), mode).map_err(errno)?;
         }
         if changes.accessed.is_some() || changes.modified.is_some() {
             let times = Timestamps {
                 last_access: timespec(changes.accessed),
                 last_modification: timespec(changes.modified),
             };
-            rustix::fs::utimensat(&*descriptor, "", &times, AtFlags::EMPTY_PATH).map_err(errno)?;
+            rustix::fs::utimensat(descriptor, "", &times, AtFlags::EMPTY_PATH).map_err(errno)?;
         }
-        let status = status(&*descriptor, b"")?;
-        Ok((self.describe(id, &status), self.believed(id, node.kind)))
+        Ok(())
     }
 
-    fn resize(&self, node: &Node, handle: Option<HandleId>, size: u64) -> Result<()> {
+    fn resize(&self, node: &Arc<Node>, handle: Option<HandleId>, size: u64) -> Result<()> {
         if let Some(handle) = handle
-            && let Open::Writing { flags, target } = &self.handles.get(handle)?.open
+            && let handle = self.handles.get(handle)?
+            && let Open::Writing { flags, .. } = &handle.open
             && flags.contains(OpenFlags::WRITE)
         {
-            let file = target.read().file.clone();
-            return rustix::fs::ftruncate(&*file, size).map_err(errno);
+            return self.writing(&handle, |file| rustix::fs::ftruncate(file, size).map_err(errno));
         }
-        let file = self.open_node(node, OFlags::WRONLY)?;
-        rustix::fs::ftruncate(&file, size).map_err(errno)
+        let resize = |file: OwnedFd| rustix::fs::ftruncate(&file, size).map_err(errno);
+        match resize(self.open_to_write(node, OFlags::WRONLY, None)?) {
+            Err(errno) if self.takes_over(errno) => {
+                self.move_node(node, errno, None)?;
+                resize(self.open_node(node, OFlags::WRONLY)?)
+            }
+            done => done,
+        }
     }
 
     /// In `shared` everything belongs to the mount's owner, and changing that changes nothing.
     fn change_owner(
         &self,
-        descriptor: &std::os::fd::OwnedFd,
+        descriptor: BorrowedFd<'_>,
         uid: Option<u32>,
         gid: Option<u32>,
     ) -> Result<()> {

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use cachefs_mount::{Caller, Errno, Name, NodeId, Result};
 
 use super::Cache;
-use super::resolve::status;
+use super::lookup::NOBODY;
 use super::retire::{ADMINISTRATOR, CleanError, Cleaned};
+use super::spill::aside;
 use super::tree::{Node, known_name};
-use super::view::is_lock_name;
+use super::view::{Moment, is_lock_name};
 
 /// A name that is to be removed, and the directory that it is in.
 struct Target {
@@ -41,7 +42,13 @@ impl Cache {
 
     fn everything(&self, targets: &mut Vec<Target>) -> std::result::Result<(), CleanError> {
         let failed = |errno: Errno| CleanError::Store { path: "/".into(), error: io(errno) };
-        for name in self.names_in(&self.root).map_err(failed)? {
+        let root = self.tree.get(NodeId::ROOT).map_err(failed)?;
+        let mut names = self.names_in(&self.root).map_err(failed)?;
+        let aside = root.all_versions().into_iter().filter(|(_, kept)| aside(kept).is_some());
+        names.extend(aside.map(|(name, _)| name));
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
             if !self.is_private(NodeId::ROOT, known_name(&name)) {
                 let path = PathBuf::from(OsStr::from_bytes(&name));
                 self.tree.hold(NodeId::ROOT);
@@ -50,6 +57,22 @@ impl Cache {
             }
         }
         Ok(())
+    }
+
+    /// Removes what a job that needs the room does not go on using, and waits for nobody meanwhile.
+    pub(super) fn clean_for(
+        &self,
+        paths: &[PathBuf],
+        job: u64,
+    ) -> std::result::Result<(), CleanError> {
+        let mut targets = Vec::new();
+        let found = paths.iter().try_for_each(|path| self.find(path, &mut targets));
+        let removed = found.and_then(|()| self.retire_targets(&targets, job));
+        for target in &targets {
+            self.tell_kernel_later(target.folder.id, &target.name);
+            self.give_back(target.folder.id, 1);
+        }
+        removed.map(drop)
     }
 
     /// The name at the end of a path.
@@ -82,7 +105,9 @@ impl Cache {
         }
         let directory = self.directory(folder.id).map_err(failed);
         let found = directory.and_then(|directory| {
-            status(&*directory, last.as_bytes()).map_err(failed)?;
+            let here = self.here(&folder, &directory, last, NOBODY).map_err(failed)?;
+            let here = here.ok_or(Errno::ENOENT).map_err(failed)?;
+            self.give_back(here.node.id, 1);
             Ok(directory)
         });
         match found {
@@ -101,9 +126,7 @@ impl Cache {
     /// A directory in a directory, with one more reference.
     fn below(&self, folder: &Arc<Node>, name: Name<'_>) -> Result<Arc<Node>> {
         let directory = self.directory(folder.id)?;
-        let status = status(&*directory, name.as_bytes())?;
-        let node = self.found(folder.id, name, &status).attributes.node;
-        self.tree.get(node)
+        self.here(folder, &directory, name, NOBODY)?.map(|here| here.node).ok_or(Errno::ENOENT)
     }
 
     fn remove_targets(
@@ -116,6 +139,21 @@ impl Cache {
             process => self.readers.known(&Caller { uid: 0, gid: 0, thread: process }),
         };
         let by = job.map_or(ADMINISTRATOR, |job| job.id);
+        let (names, at) = self.retire_targets(targets, by)?;
+        for target in targets {
+            self.tell_kernel(target.folder.id, &target.name);
+        }
+        let before = |job: &Arc<crate::readers::Job>| job.began < at && job.id != by;
+        let seen_by = self.readers.all().iter().filter(|job| before(job)).count();
+        Ok(Cleaned { names, seen_by })
+    }
+
+    /// Takes all targets out of the live view: how many there were, and when that was.
+    fn retire_targets(
+        &self,
+        targets: &[Target],
+        by: u64,
+    ) -> std::result::Result<(u64, Moment), CleanError> {
         // One moment for all: a job either sees all of it, or none.
         let at = self.readers.tick();
         let mut names = 0;
@@ -125,7 +163,7 @@ impl Cache {
             let seen = self.readers.oldest_besides(by).is_some_and(|began| began < at)
                 && !is_lock_name(&target.name);
             let (folder, directory) = (&target.folder, &target.directory);
-            match self.retire(&change, folder, directory, name, (at, by), seen) {
+            match self.retire_wherever(&change, (folder, directory, name), (at, by), seen) {
                 Ok(()) => names += 1,
                 // Somebody else was faster.
                 Err(Errno::ENOENT) => {}
@@ -135,12 +173,7 @@ impl Cache {
                 }
             }
         }
-        for target in targets {
-            self.tell_kernel(target.folder.id, &target.name);
-        }
-        let before = |job: &Arc<crate::readers::Job>| job.began < at && job.id != by;
-        let seen_by = self.readers.all().iter().filter(|job| before(job)).count();
-        Ok(Cleaned { names, seen_by })
+        Ok((names, at))
     }
 
     /// As [`Cache::tell_kernel`], for one who answers the kernel and must not wait for it meanwhile.

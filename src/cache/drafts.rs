@@ -21,7 +21,8 @@ use super::files::store_flags;
 use super::handles::{Handle, Open};
 use super::name_locks::Change;
 use super::resolve::{errno, key, status};
-use super::tree::{Kept, KeptList, Node, Place, STAGED};
+use super::spill::aside;
+use super::tree::{ASIDE, Kept, KeptList, Node, Place, STAGED};
 use super::view::{Stage, Version, is_lock_name};
 use crate::readers::Job;
 
@@ -145,13 +146,14 @@ impl Cache {
     /// (SEMANTICS 2.4). `own` handles of whoever asks are counted as open already.
     pub(super) fn is_emptied_in_place(&self, node: &Node, status: &Statx, own: u32) -> bool {
         // What another job is writing; it had been this one's, too, a moment ago.
-        if node.place().is_some_and(|place| place.parent() == STAGED) {
+        if !node.is_live()
+            && node.place().is_some_and(|place| [STAGED, ASIDE].contains(&place.parent()))
+        {
             return false;
         }
         // Without a name: open for long, and reached by a descriptor.
         let Some(place) = node.last_place() else { return true };
-        let live = node.place().is_some_and(|place| place.is_public());
-        live && (status.stx_nlink > 1 || status.stx_size == 0)
+        node.is_live() && (status.stx_nlink > 1 || status.stx_size == 0)
             || is_lock_name(&place.name)
             || node.is_open_besides(own) && (node.is_a_lock(own) || self.is_locked_now(node))
     }
@@ -221,13 +223,10 @@ impl Cache {
         mode: Mode,
     ) -> Result<(Arc<Draft>, OwnedFd)> {
         let Drafting { folder, name, job, .. } = *drafting;
-        let number = self.next_number();
-        let text = number.to_string();
-        let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(&*self.staged, &*text, flags, mode).map_err(errno)?;
+        let (lies, text, file) = self.draft_file(folder, flags, mode)?;
         let status = status(&file, b"")?;
         let place = super::tree::known_name(text.as_bytes());
-        let node = self.tree.know(key(&status), Kind::File, STAGED, place);
+        let node = self.tree.know(key(&status), Kind::File, lies, place);
         let draft = Arc::new(Draft {
             folder: folder.clone(),
             name: name.as_bytes().into(),
@@ -245,6 +244,26 @@ impl Cache {
         self.drafts.insert(node.id.0, draft.clone());
         self.add_version(folder, name, node.id, Stage::Staged { by: job });
         Ok((draft, file))
+    }
+
+    /// A new file for a draft of something in `folder`: where it lies, its name there, and itself.
+    fn draft_file(
+        &self,
+        folder: &Arc<Node>,
+        flags: OFlags,
+        mode: Mode,
+    ) -> Result<(NodeId, String, OwnedFd)> {
+        let always = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        if !self.spills_at_once() && !self.lies_in_area(folder) {
+            let text = self.next_number().to_string();
+            let made = rustix::fs::openat(&*self.staged, &*text, flags | always, mode);
+            match made.map_err(errno) {
+                Err(errno) if self.takes_over(errno) => {}
+                made => return made.map(|file| (STAGED, text, file)),
+            }
+        }
+        let (text, file) = self.spill_file(flags, mode)?;
+        Ok((ASIDE, text, file))
     }
 
     /// One more version of a name; it takes over a reference to `what`.
@@ -278,6 +297,9 @@ impl Cache {
         let drafting = Drafting { folder, name, kept: &kept, job: job.id };
         let shared = match self.share(&change, &drafting)? {
             Some(Start::Draft(draft)) => draft,
+            Some(Start::Live) if let Some(id) = aside(&folder.versions(name)) => {
+                return self.kept_entry(id);
+            }
             Some(Start::Live) => {
                 let directory = self.directory(folder.id)?;
                 return Ok(self.found(folder.id, name, &status(&*directory, name.as_bytes())?));
@@ -337,7 +359,9 @@ impl Cache {
         job: u64,
         flags: OpenFlags,
     ) -> Result<File> {
-        let file = File::from(self.open_node(node, store_flags(flags | OpenFlags::WRITE))?);
+        let node = self.tree.get(node.id)?;
+        let wanted = store_flags(flags | OpenFlags::WRITE);
+        let file = File::from(self.open_to_write(&node, wanted, None)?);
         // What another job has begun to write meanwhile is not this one's to empty.
         let own = !draft.is_joined_by(job);
         if own && flags.contains(OpenFlags::TRUNCATE) && draft.written.load(Ordering::Relaxed) {
@@ -481,7 +505,13 @@ impl Cache {
     fn nameless(&self, mode: Mode) -> Result<File> {
         let name = self.next_number().to_string();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&*self.staged, &*name, flags, mode).map_err(errno)?;
+        if self.spills_at_once() {
+            return self.nameless_aside(mode);
+        }
+        let file = match rustix::fs::openat(&*self.staged, &*name, flags, mode).map_err(errno) {
+            Err(errno) if self.takes_over(errno) => return self.nameless_aside(mode),
+            made => made?,
+        };
         rustix::fs::unlinkat(&*self.staged, &*name, AtFlags::empty()).map_err(errno)?;
         Ok(File::from(file))
     }

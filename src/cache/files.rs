@@ -52,7 +52,7 @@ impl Cache {
         }
         if !flags.intersects(OpenFlags::WRITE | OpenFlags::TRUNCATE) {
             // Nothing is opened before its first use, which passthrough never comes to.
-            return Ok(self.opened(caller, job, &node, Open::Reading));
+            return self.opened(caller, job, &node, Open::Reading);
         }
         if let Some(draft) = self.draft_of(id, job.id) {
             let file = self.open_draft(&draft, &node, job.id, flags)?;
@@ -69,7 +69,7 @@ impl Cache {
             // The kernel does not come a third time. If it has looked nothing up, it has no name for
             // it; else the draft that it was told of has become live just now.
             if was != id
-                && !node.place().is_some_and(|place| place.is_public())
+                && !node.is_live()
                 && let Some(at) = at
                 && let Some(draft) = self.stage_aside(&job, &at, &node)?
             {
@@ -78,12 +78,20 @@ impl Cache {
                 return self.opened_draft(caller, job, &node, flags, file, draft);
             }
         }
-        let file = File::from(self.open_node(&node, store_flags(flags | OpenFlags::WRITE))?);
+        let wanted = store_flags(flags | OpenFlags::WRITE);
+        let mut file = File::from(self.open_to_write(&node, wanted, None)?);
         drop_set_id(&file)?;
-        if flags.contains(OpenFlags::TRUNCATE) {
+        if flags.contains(OpenFlags::TRUNCATE)
+            && let Err(error) = rustix::fs::ftruncate(&file, 0)
+        {
+            if !self.takes_over(errno(error)) {
+                return Err(errno(error));
+            }
+            self.move_node(&node, errno(error), None)?;
+            file = File::from(self.open_node(&node, wanted)?);
             rustix::fs::ftruncate(&file, 0).map_err(errno)?;
         }
-        Ok(self.opened_for_writing(caller, job, &node, flags, file))
+        self.opened_for_writing(caller, job, &node, flags, file)
     }
 
     /// Whether one who opens a file with `O_TRUNC` is to be given a draft.
@@ -92,7 +100,11 @@ impl Cache {
         Ok(caller.thread != 0 && !self.is_emptied_in_place(node, &self.node_status(node)?, 1))
     }
 
-    fn opened(&self, caller: &Caller, job: Arc<Job>, node: &Node, open: Open) -> Opened {
+    fn opened(&self, caller: &Caller, job: Arc<Job>, node: &Node, open: Open) -> Result<Opened> {
+        let of = match &open {
+            Open::Writing { target, .. } => target.read().draft.as_ref().map(|draft| draft.node),
+            _ => None,
+        };
         let (wants_flush, alone, process) = match &open {
             // Stores through a shared mapping reach the file at the latest when it is flushed.
             Open::Writing { target, .. } => {
@@ -104,17 +116,24 @@ impl Cache {
         };
         node.opened();
         let handle = self.handles.insert(Handle { node: node.id, job, process, open });
-        Opened { handle, wants_flush, alone }
+        if self.spill.has_moved() {
+            let known = self.handles.get(handle)?;
+            if let Err(errno) = self.follow_moved(of.unwrap_or(node.id), &known) {
+                self.release(handle);
+                return Err(errno);
+            }
+        }
+        Ok(Opened { handle, wants_flush, alone, moves: node.moves() })
     }
 
-    fn opened_for_writing(
+    pub(super) fn opened_for_writing(
         &self,
         caller: &Caller,
         job: Arc<Job>,
         node: &Node,
         flags: OpenFlags,
         file: File,
-    ) -> Opened {
+    ) -> Result<Opened> {
         if !flags.contains(OpenFlags::WRITE) {
             // `O_RDONLY | O_TRUNC`, or a new file opened for reading: the deed is done.
             return self.opened(caller, job, node, Open::Reading);
@@ -122,7 +141,7 @@ impl Cache {
         self.opened(caller, job, node, Open::writing(flags, file))
     }
 
-    fn opened_draft(
+    pub(super) fn opened_draft(
         &self,
         caller: &Caller,
         job: Arc<Job>,
@@ -134,13 +153,13 @@ impl Cache {
         if !flags.contains(OpenFlags::WRITE) {
             // Nothing more will be written by it: the file is empty now.
             self.publish_node(draft.node, job.id)?;
-            return Ok(self.opened(caller, job, node, Open::Reading));
+            return self.opened(caller, job, node, Open::Reading);
         }
         let author = flags.intersects(OpenFlags::TRUNCATE | OpenFlags::EXCLUSIVE);
         let joined = draft.is_joined_by(job.id);
         let target = Target { file: Arc::new(file), draft: Some(draft), author, joined };
         let open = Open::Writing { flags, target: RwLock::new(target) };
-        Ok(self.opened(caller, job, node, open))
+        self.opened(caller, job, node, open)
     }
 
     pub(super) fn release(&self, id: HandleId) {
@@ -216,6 +235,11 @@ impl Cache {
             return Ok((entry, opened));
         }
         self.publish_for_sharing(&change, &kept, &job)?;
+        if self.is_hidden(folder.id, name) {
+            // The store did not take what others were writing.
+            drop(change);
+            return self.create_aside(caller, parent, name, permissions, flags);
+        }
         let live = live.or_else(|| status(&*directory, name.as_bytes()).ok());
         let file = self.create_here(caller, &directory, name, permissions, flags)?;
         let entry = self.found(parent, name, &status(&file, b"")?);
@@ -224,11 +248,11 @@ impl Cache {
             let how = if exclusive { How::Exclusively } else { How::Shared };
             self.note_added(node.id, &job, (folder.id, name), how);
         }
-        Ok((entry, self.opened_for_writing(caller, job, &node, flags, file)))
+        Ok((entry, self.opened_for_writing(caller, job, &node, flags, file)?))
     }
 
     /// A draft for one who creates a file; none if what is live is to be written instead.
-    fn create_draft(
+    pub(super) fn create_draft(
         &self,
         caller: &Caller,
         change: &Change<'_>,
@@ -257,7 +281,7 @@ impl Cache {
     }
 
     /// The caller's own job has just created the name.
-    fn create_again(
+    pub(super) fn create_again(
         &self,
         caller: &Caller,
         job: Arc<Job>,
@@ -274,7 +298,7 @@ impl Cache {
         Ok((entry, self.opened_draft(caller, job, &node, flags, file, draft)?))
     }
 
-    fn give_to_caller(&self, caller: &Caller, file: impl AsFd) -> Result<()> {
+    pub(super) fn give_to_caller(&self, caller: &Caller, file: impl AsFd) -> Result<()> {
         match self.owner_of_new(caller) {
             Some((uid, gid)) => rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(errno),
             None => Ok(()),
@@ -322,6 +346,7 @@ impl Cache {
             return Ok(kept);
         }
         let node = self.tree.get(id)?;
+        let _all = self.nothing_moves();
         let file = Arc::new(File::from(self.open_node(&node, OFlags::RDONLY)?));
         self.descriptors.keep_file(id, file.clone());
         if self.tree.get(id).is_err() {
@@ -350,8 +375,8 @@ impl Cache {
         Ok(done)
     }
 
-    /// What a handle writes, now that it is about to.
-    fn file_for_writing(&self, handle: &Handle) -> Result<Arc<File>> {
+    /// To be called before a handle changes what it writes.
+    fn before_writing(&self, handle: &Handle) -> Result<()> {
         let Open::Writing { target, .. } = &handle.open else { return Err(Errno::EBADF) };
         let (draft, joined) = {
             let target = target.read();
@@ -360,22 +385,28 @@ impl Cache {
         if let Some(draft) = draft {
             self.before_first_write(handle, &draft, joined)?;
         }
-        Ok(target.read().file.clone())
+        Ok(())
     }
 
     pub(super) fn write(&self, id: HandleId, offset: u64, data: &[u8]) -> Result<usize> {
         let handle = self.handles.get(id)?;
-        let file = self.file_for_writing(&handle)?;
+        self.before_writing(&handle)?;
         let mut done = 0;
-        while done < data.len() {
-            match file.write_at(&data[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(length) => done += length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What was taken before is taken; the next write meets the error.
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error.into()),
+        let written = self.writing(&handle, |file| {
+            while done < data.len() {
+                match file.write_at(&data[done..], offset + done as u64) {
+                    Ok(0) => break,
+                    Ok(length) => done += length,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
+            Ok(())
+        });
+        match written {
+            // What was taken before is taken; the next write meets the error.
+            Err(errno) if done == 0 => return Err(errno),
+            _ => self.note_written(done, handle.job.id),
         }
         Ok(done)
     }
@@ -393,9 +424,11 @@ impl Cache {
         flags: AllocateFlags,
     ) -> Result<()> {
         let handle = self.handles.get(id)?;
-        let file = self.file_for_writing(&handle)?;
+        self.before_writing(&handle)?;
         let flags = FallocateFlags::from_bits_retain(flags.bits());
-        rustix::fs::fallocate(&*file, flags, offset, length).map_err(errno)
+        self.writing(&handle, |file| {
+            rustix::fs::fallocate(file, flags, offset, length).map_err(errno)
+        })
     }
 
     pub(super) fn seek(&self, id: HandleId, offset: u64, seek: Seek) -> Result<u64> {
@@ -414,16 +447,17 @@ impl Cache {
         (to, mut to_offset): (HandleId, u64),
         length: u64,
     ) -> Result<usize> {
-        let source = self.file(&*self.handles.get(from)?)?;
-        let file = self.file_for_writing(&*self.handles.get(to)?)?;
-        rustix::fs::copy_file_range(
-            &*source,
-            Some(&mut from_offset),
-            &*file,
-            Some(&mut to_offset),
-            usize::try_from(length).map_err(|_| Errno::EINVAL)?,
-        )
-        .map_err(errno)
+        let from = self.handles.get(from)?;
+        let to = self.handles.get(to)?;
+        self.before_writing(&to)?;
+        let length = usize::try_from(length).map_err(|_| Errno::EINVAL)?;
+        let copied = self.writing(&to, |file| {
+            let (at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
+            let source = self.file(&from)?;
+            rustix::fs::copy_file_range(&*source, at, file, to_at, length).map_err(errno)
+        })?;
+        self.note_written(copied, to.job.id);
+        Ok(copied)
     }
 }
 

@@ -97,6 +97,10 @@ impl Handles {
         Some(handle)
     }
 
+    pub(super) fn all(&self) -> Vec<Arc<Handle>> {
+        self.open.iter().map(|entry| entry.value().clone()).collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }

@@ -278,7 +278,7 @@ impl Cache {
             && versioned.versions(name).is_empty()
             && let Some(kind) = raw.kind
         {
-            let key = FileKey { device: directory.key.device, inode: raw.inode };
+            let key = FileKey { device: directory.key().device, inode: raw.inode };
             let number = self.tree.number_below(key, kind, directory.face);
             return Ok(sink.take(&bare(number, kind)));
         }

@@ -16,7 +16,7 @@ use super::tree::{KeptList, Node, Place};
 use super::view::{self, Moment, Reader, Version};
 
 /// One who only looks around sees what is live.
-const NOBODY: Reader = Reader { id: u64::MAX - 1, began: Moment(u64::MAX) };
+pub(super) const NOBODY: Reader = Reader { id: u64::MAX - 1, began: Moment(u64::MAX) };
 
 /// What a caller sees under a name.
 #[expect(clippy::large_enum_variant, reason = "it is nearly always the large one")]
@@ -242,9 +242,11 @@ impl Cache {
                     return Ok(None);
                 }
                 // Another file than the one he met first: one that jobs lock, perhaps.
-                if let Seen::Live(live) = seen
-                    && self.is_emptied_in_place(&live.node, &status, 0)
-                {
+                let standing = match seen {
+                    Seen::Live(live) => Some(live.node.clone()),
+                    _ => self.tree.get(id).ok().filter(|node| node.is_live()),
+                };
+                if standing.is_some_and(|node| self.is_emptied_in_place(&node, &status, 0)) {
                     return Ok(None);
                 }
                 // The kernel asks twice: once to hear that it is another node, and then for that. So

@@ -20,6 +20,7 @@ mod references;
 mod removal;
 mod resolve;
 mod retire;
+mod spill;
 mod sync;
 mod tree;
 pub mod view;
@@ -34,8 +35,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cachefs_mount::{
-    AllocateFlags, Attributes, Caller, Entry, HandleId, Kind, ListingSink, Lookup, Name, NodeId,
-    Notify, OpenFlags, Opened, RenameFlags, Result, Seek, SetAttributes, SetXattr, Space, Volume,
+    AllocateFlags, Attributes, Caller, Entry, Errno, HandleId, Kind, ListingSink, Lookup, Name,
+    NodeId, Notify, OpenFlags, Opened, RenameFlags, Result, Seek, SetAttributes, SetXattr, Space,
+    Volume,
 };
 use dashmap::DashMap;
 use parking_lot::RwLock;
@@ -50,7 +52,9 @@ use self::name_locks::NameLocks;
 use self::references::Products;
 use self::retire::Retired;
 pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
-use self::tree::Tree;
+pub use self::spill::Degraded;
+use self::spill::Spill;
+use self::tree::{OwnKeys, Tree};
 use crate::readers::Readers;
 use crate::store::Store;
 
@@ -97,6 +101,7 @@ pub struct Cache {
     /// Of the running jobs, by their numbers.
     products: DashMap<u64, Products>,
     retired: Retired,
+    spill: Spill,
     /// The operating system, once it shows this.
     kernel: OnceLock<Arc<dyn Notify>>,
     /// Of names in our own folders, of versions and of records.
@@ -156,13 +161,17 @@ impl Cache {
     fn bare(store: Arc<Store>, options: CacheOptions, readers: Arc<Readers>) -> io::Result<Cache> {
         let root = store.root().try_clone_to_owned()?;
         let (staged, retired_folder) = (store.folder("staged")?, store.folder("retired")?);
+        let spill = Spill::new(&store)?;
         let key = |folder: &OwnedFd| {
             let status = resolve::status(folder, b"");
             status.map(|s| resolve::key(&s)).map_err(|e| io::Error::from_raw_os_error(e.raw()))
         };
         Ok(Cache {
             options,
-            tree: Tree::new(key(&root)?, key(&staged)?, key(&retired_folder)?),
+            tree: Tree::new(
+                key(&root)?,
+                OwnKeys { staged: key(&staged)?, retired: key(&retired_folder)?, aside: spill.key },
+            ),
             handles: Handles::new(1),
             descriptors: Descriptors::new(options.descriptors),
             drafts: DashMap::new(),
@@ -170,6 +179,7 @@ impl Cache {
             additions: Additions::new(),
             products: DashMap::new(),
             retired: Retired::default(),
+            spill,
             kernel: OnceLock::new(),
             next_number: AtomicU64::new(1),
             names: NameLocks::new(),
@@ -188,6 +198,7 @@ impl Cache {
     fn begin(self: &Arc<Self>) -> io::Result<()> {
         self.start_reaper()?;
         self.start_herald()?;
+        self.start_probing()?;
         let cache = Arc::downgrade(self);
         self.readers.when_one_ends(Box::new(move |job| {
             if let Some(cache) = cache.upgrade() {
@@ -271,7 +282,13 @@ impl Volume for Cache {
         kind: Kind,
         permissions: u16,
     ) -> Result<Entry> {
-        self.make_node(caller, parent, name, kind, permissions)
+        if !self.goes_aside(parent, name) {
+            match self.make_node(caller, parent, name, kind, permissions) {
+                Err(errno) if self.takes_over(errno) => {}
+                made => return made,
+            }
+        }
+        self.make_node_aside(caller, parent, name, kind, permissions)
     }
 
     fn make_directory(
@@ -281,7 +298,13 @@ impl Volume for Cache {
         name: Name<'_>,
         permissions: u16,
     ) -> Result<Entry> {
-        self.make_directory(caller, parent, name, permissions)
+        if !self.goes_aside(parent, name) {
+            match self.make_directory(caller, parent, name, permissions) {
+                Err(errno) if self.takes_over(errno) => {}
+                made => return made,
+            }
+        }
+        self.make_directory_aside(caller, parent, name, permissions)
     }
 
     fn make_symlink(
@@ -291,7 +314,13 @@ impl Volume for Cache {
         name: Name<'_>,
         target: &OsStr,
     ) -> Result<Entry> {
-        self.make_symlink(caller, parent, name, target)
+        if !self.goes_aside(parent, name) {
+            match self.make_symlink(caller, parent, name, target) {
+                Err(errno) if self.takes_over(errno) => {}
+                made => return made,
+            }
+        }
+        self.make_symlink_aside(caller, parent, name, target)
     }
 
     fn make_link(
@@ -301,15 +330,38 @@ impl Volume for Cache {
         parent: NodeId,
         name: Name<'_>,
     ) -> Result<Entry> {
-        self.make_link(caller, node, parent, name)
+        if !self.goes_aside(parent, name) {
+            match self.make_link(caller, node, parent, name) {
+                // What lies in the area can't have a name in the store.
+                Err(Errno::EXDEV) if self.spill.is_used() => {}
+                Err(errno) if self.takes_over(errno) => {}
+                made => return made,
+            }
+        }
+        self.make_link_aside(caller, node, parent, name)
     }
 
     fn remove_file(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<()> {
-        self.remove_file(caller, parent, name)
+        if !self.goes_aside(parent, name) {
+            match self.remove_file(caller, parent, name) {
+                Err(errno) if self.takes_over(errno) => {}
+                removed => return removed,
+            }
+        }
+        self.remove_file_aside(caller, parent, name)
     }
 
     fn remove_directory(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<()> {
-        self.remove_directory(caller, parent, name)
+        let aside = self.goes_aside(parent, name);
+        if !aside {
+            match self.remove_directory(caller, parent, name) {
+                // Something in it may be gone only for us.
+                Err(Errno::ENOTEMPTY) if self.spill.is_used() => {}
+                Err(errno) if self.takes_over(errno) => {}
+                removed => return removed,
+            }
+        }
+        self.remove_directory_aside(caller, parent, name, !aside)
     }
 
     fn rename(
@@ -321,7 +373,17 @@ impl Volume for Cache {
         new_name: Name<'_>,
         flags: RenameFlags,
     ) -> Result<()> {
-        self.rename(caller, (parent, name), (new_parent, new_name), flags)
+        if !self.goes_aside(parent, name) && !self.goes_aside(new_parent, new_name) {
+            match self.rename(caller, (parent, name), (new_parent, new_name), flags) {
+                // Between the store and the area nothing is moved.
+                Err(Errno::EXDEV) if self.spill.is_used() => {}
+                Err(errno) if self.takes_over(errno) => {}
+                // The store has not taken what was written under the old name.
+                Err(Errno::ENOENT) if self.is_hidden(parent, name) => {}
+                renamed => return renamed,
+            }
+        }
+        self.rename_aside(caller, (parent, name), (new_parent, new_name), flags)
     }
 
     fn open(&self, caller: &Caller, node: NodeId, flags: OpenFlags) -> Result<Opened> {
@@ -336,7 +398,13 @@ impl Volume for Cache {
         permissions: u16,
         flags: OpenFlags,
     ) -> Result<(Entry, Opened)> {
-        self.create(caller, parent, name, permissions, flags)
+        if !self.goes_aside(parent, name) {
+            match self.create(caller, parent, name, permissions, flags) {
+                Err(errno) if self.takes_over(errno) => {}
+                created => return created,
+            }
+        }
+        self.create_aside(caller, parent, name, permissions, flags)
     }
 
     fn backing(&self, handle: HandleId) -> Result<Arc<File>> {
@@ -405,7 +473,10 @@ impl Volume for Cache {
     }
 
     fn space(&self) -> Result<Space> {
-        let space = rustix::fs::fstatvfs(&*self.root).map_err(resolve::errno)?;
+        // Who looks for room before he writes is told of that where his writes go.
+        let area = self.spill.folder().filter(|_| self.spills_at_once());
+        let of = area.as_deref().unwrap_or(&self.root);
+        let space = rustix::fs::fstatvfs(of).map_err(resolve::errno)?;
         Ok(Space {
             blocks: space.f_blocks,
             blocks_free: space.f_bfree,

@@ -49,7 +49,7 @@ impl Cache {
     }
 
     /// Locks a name in which something is to be made, unless another job is just making it.
-    fn making(
+    pub(super) fn making(
         &self,
         caller: &Caller,
         parent: NodeId,

@@ -13,7 +13,7 @@ use super::drafts::{Draft, Making, staged_by};
 use super::handles::{Handle, Open};
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
-use super::tree::{Node, STAGED};
+use super::tree::Node;
 use super::view::{Moment, Stage};
 use crate::readers::Fate;
 
@@ -43,7 +43,20 @@ impl Cache {
         let authors = std::mem::take(&mut draft.authors.lock().jobs);
         let Some(&by) = authors.first() else { return Ok(()) };
         self.drafts.remove(&draft.node.0);
-        let result = self.take_name(draft, by);
+        let taken = match self.is_out_of_reach(&draft.folder) {
+            true => Err(Errno::EROFS),
+            false => self.take_name(draft, by),
+        };
+        let result = match taken {
+            Ok(()) => {
+                self.unhide(&draft.folder, draft.name());
+                Ok(())
+            }
+            // What lies in the area can't have a name in the store.
+            Err(Errno::EXDEV) if self.spill.is_used() => self.publish_aside(draft, by),
+            Err(errno) if self.takes_over(errno) => self.publish_aside(draft, by),
+            failed => failed,
+        };
         if result.is_err() {
             self.discard_file(draft);
         }
@@ -69,15 +82,16 @@ impl Cache {
         };
         {
             let _moving = self.moves.read();
-            let (from, to) = (&*self.staged, &*directory);
+            let from = self.own_folder(place.parent()).ok_or(Errno::ESTALE)?;
             let file = self.has_to_be_renumbered(draft)?;
-            rustix::fs::renameat(from, &*place.name, to, name.as_bytes()).map_err(errno)?;
+            rustix::fs::renameat(&*from, &*place.name, &*directory, name.as_bytes())
+                .map_err(errno)?;
             match file {
                 Some(file) => id = self.tree.renumber(&node, file, parent, name),
                 None => {
                     self.tree.add_place(&node, parent, name);
                     let staged = super::tree::known_name(&place.name);
-                    self.tree.remove_place(&node, STAGED, staged);
+                    self.tree.remove_place(&node, place.parent(), staged);
                 }
             }
             if let Some(victim) = replaced {
@@ -86,6 +100,19 @@ impl Cache {
                 self.unnamed(parent, name, victim)?;
             }
         }
+        self.note_published(draft, by, id, old);
+        Ok(())
+    }
+
+    /// `by` has made a draft live; the name had been given before by `old`, if it is not new.
+    pub(super) fn note_published(
+        &self,
+        draft: &Draft,
+        by: u64,
+        id: NodeId,
+        old: Option<Option<Added>>,
+    ) {
+        let (name, parent) = (draft.name(), draft.folder.id);
         let added = match old {
             // Whoever made the name has made it.
             Some(Some(old)) if old.by == by => (old.at, old.how),
@@ -96,7 +123,6 @@ impl Cache {
             None => (self.readers.tick(), How::Written),
         };
         self.additions.note((parent, name), Added::new(id, (by, added.0), added.1));
-        Ok(())
     }
 
     /// A draft that other jobs have open, too, and may write in their own ways, is not the node that is
@@ -109,14 +135,18 @@ impl Cache {
         }
         let node = self.tree.get(draft.node)?;
         let place = node.place().ok_or(Errno::ESTALE)?;
-        open_at(&*self.staged, &place.name, OFlags::PATH).map(Some)
+        let from = self.own_folder(place.parent()).ok_or(Errno::ESTALE)?;
+        open_at(&*from, &place.name, OFlags::PATH).map(Some)
     }
 
     /// Removes a draft's file; those who have it open keep it.
     fn discard_file(&self, draft: &Draft) {
         let Ok(node) = self.tree.get(draft.node) else { return };
         let Some(place) = node.place() else { return };
-        if let Err(errno) = self.unlink_in((STAGED, &self.staged), &place.name) {
+        if place.is_public() {
+            return;
+        }
+        if let Err(errno) = self.remove_own(&place) {
             tracing::warn!(%errno, "can't remove a draft; the next mount does");
         }
     }
@@ -217,7 +247,11 @@ impl Cache {
             self.part_others(&change, draft, job)?;
             return self.publish(&change, draft);
         }
-        if !is_file {
+        if self.empty_aside(&change, &draft.folder, draft.name())? {
+            self.give_up(&change, draft, job);
+            return Ok(());
+        }
+        if !is_file || self.goes_aside(draft.folder.id, draft.name()) {
             return self.publish(&change, draft);
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
@@ -227,6 +261,11 @@ impl Cache {
             flags | OFlags::CLOEXEC | OFlags::NONBLOCK,
             Mode::from_raw_mode(0o644),
         );
+        if let Err(error) = emptied
+            && self.takes_over(errno(error))
+        {
+            return self.publish(&change, draft);
+        }
         self.give_up(&change, draft, job);
         emptied.map(drop).map_err(errno)
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cachefs_mount::{Errno, Kind, NodeId, Result};
-use rustix::fs::{AtFlags, OFlags};
+use rustix::fs::{AtFlags, OFlags, Statx};
 
 use super::Cache;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::retire::{Amount, Changed, Keep, Record, amount};
-use super::tree::{Node, Place, RETIRED, known_name};
+use super::tree::{Node, Place, known_name};
 use super::view::Moment;
 use crate::readers::Job;
 
@@ -108,21 +108,22 @@ impl Cache {
                 still_lies
             }
         };
-        let Some(place) = record.lies.as_ref().filter(|_| still_lies) else { return };
+        let Some(place) = still_lies else { return };
+        let Some(folder) = self.own_folder(place.parent()) else { return };
         let removed = match node.kind {
-            Kind::Directory => self.remove_tree(place),
-            _ => self.unlink_in((RETIRED, &self.retired_folder), place),
+            Kind::Directory => self.remove_tree(&folder, &place.name),
+            _ => self.unlink_in((place.parent(), &folder), &place.name),
         };
         if let Err(errno) = removed {
             tracing::warn!(%errno, name = %record.name(), "can't reclaim; the next mount does");
         }
     }
 
-    /// Removes a directory of the folder of what is retired, with everything in it.
-    fn remove_tree(&self, name: &[u8]) -> Result<()> {
+    /// Removes a directory of one of our own folders, with everything in it.
+    fn remove_tree(&self, own: &OwnedFd, name: &[u8]) -> Result<()> {
         // Not by recursion: trees may be deeper than a stack.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let top = open_at(&*self.retired_folder, name, flags)?;
+        let top = open_at(own, name, flags)?;
         let mut open: Vec<Emptied> = Vec::new();
         let names = self.names_in(&top)?;
         open.push((top, names, name.into()));
@@ -143,7 +144,7 @@ impl Cache {
                 continue;
             }
             let Some((directory, _, name)) = open.pop() else { break };
-            let above = open.last().map_or(&*self.retired_folder, |(above, ..)| above);
+            let above = open.last().map_or(own, |(above, ..)| above);
             rustix::fs::unlinkat(above, &*name, AtFlags::REMOVEDIR).map_err(errno)?;
             self.tree.orphan(key(&status(&directory, b"")?), directory);
         }
@@ -166,9 +167,15 @@ impl Cache {
         }
     }
 
-    fn amount_in(&self, top: &OwnedFd) -> Result<Amount> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    pub(super) fn amount_in(&self, top: &OwnedFd) -> Result<Amount> {
         let mut all = amount(&status(top, b"")?);
+        self.each_in(top, |found| all.add(amount(found)))?;
+        Ok(all)
+    }
+
+    /// Tells of everything in a directory.
+    pub(super) fn each_in(&self, top: &OwnedFd, mut tell: impl FnMut(&Statx)) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let mut open = vec![(open_at(top, b".", flags)?, self.names_in(top)?)];
         while let Some((directory, names)) = open.last_mut() {
             let Some(name) = names.pop() else {
@@ -176,7 +183,7 @@ impl Cache {
                 continue;
             };
             let Ok(found) = status(&*directory, &name) else { continue };
-            all.add(amount(&found));
+            tell(&found);
             if kind(&found) == Kind::Directory
                 && let Ok(below) = open_at(&*directory, &name, flags)
             {
@@ -184,7 +191,7 @@ impl Cache {
                 open.push((below, names));
             }
         }
-        Ok(all)
+        Ok(())
     }
 }
 
@@ -193,10 +200,9 @@ const IDLE: Duration = Duration::from_secs(3600);
 
 impl Record {
     /// Whether it is still where it was put: it may have been moved to somewhere else.
-    fn still_lies(&self, node: &Node) -> bool {
-        let is_here =
-            |place: &Place| place.parent() == RETIRED && Some(&place.name) == self.lies.as_ref();
-        node.places().iter().any(is_here)
+    fn still_lies(&self, node: &Node) -> Option<Place> {
+        let is_here = |place: &Place| !place.is_public() && Some(&place.name) == self.lies.as_ref();
+        node.places().into_iter().find(is_here)
     }
 
     fn name(&self) -> String {

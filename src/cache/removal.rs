@@ -12,6 +12,7 @@ use super::drafts::staged_by;
 use super::lookup::{Seen, Step};
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
+use super::spill::is_gone;
 use super::tree::{FileKey, Node, RETIRED};
 use super::view::{self, Moment, Version};
 use crate::readers::Job;
@@ -182,7 +183,7 @@ impl Cache {
 
     /// Whether the caller has to look the directory up once more before it is taken away, so that the
     /// node that dies of it is nobody else's.
-    fn has_to_come_again(
+    pub(super) fn has_to_come_again(
         &self,
         caller: &Caller,
         step: Option<Step>,
@@ -205,7 +206,7 @@ impl Cache {
 
     /// Whether a job sees nothing in a directory that would keep it from being removed; an error if it
     /// sees something. False: there is something that others have added since it looked.
-    fn is_empty_for(&self, job: &Job, node: &Arc<Node>) -> Result<bool> {
+    pub(super) fn is_empty_for(&self, job: &Job, node: &Arc<Node>) -> Result<bool> {
         let node = &self.tree.versioned(node);
         let listed = job.listed(node.id.0);
         let new_since = |what: NodeId, name: &[u8]| {
@@ -226,6 +227,9 @@ impl Cache {
         let directory = self.directory(node.id)?;
         for name in self.names_in(&directory)? {
             if self.is_private(node.id, super::tree::known_name(&name)) {
+                continue;
+            }
+            if is_gone(&node.versions(super::tree::known_name(&name))) {
                 continue;
             }
             let Ok(status) = status(&*directory, &name) else { continue };
@@ -360,7 +364,13 @@ impl Cache {
     }
 
     /// `job` has moved a node to that name, which was added at `before` if it is not new.
-    fn note_moved(&self, node: &Node, job: &Job, name: (NodeId, Name<'_>), before: Option<Moment>) {
+    pub(super) fn note_moved(
+        &self,
+        node: &Node,
+        job: &Job,
+        name: (NodeId, Name<'_>),
+        before: Option<Moment>,
+    ) {
         let now = self.readers.tick();
         let added = Added::new(node.id, (job.id, before.unwrap_or(now)), How::Moved);
         self.additions.note(name, added);
@@ -449,7 +459,7 @@ impl Cache {
         let what = if node.kind == Kind::Directory {
             // The kernel must not meet one directory in two places.
             let descriptor = source.descriptor.try_clone()?;
-            self.tree.second(node.key, Some(descriptor)).id
+            self.tree.second(node.key(), Some(descriptor)).id
         } else {
             self.tree.hold(node.id);
             node.id

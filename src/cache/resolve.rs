@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno as Os;
 
 use super::Cache;
-use super::tree::{FileKey, Node, Place, RETIRED, STAGED};
+use super::tree::{ASIDE, FileKey, Node, Place, RETIRED, STAGED};
 
 /// What is asked of the store about a file.
 pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS;
@@ -100,11 +100,12 @@ impl Cache {
     }
 
     /// The folders that are always open.
-    fn own_folder(&self, id: NodeId) -> Option<Arc<OwnedFd>> {
+    pub(super) fn own_folder(&self, id: NodeId) -> Option<Arc<OwnedFd>> {
         match id {
             NodeId::ROOT => Some(self.root.clone()),
             STAGED => Some(self.staged.clone()),
             RETIRED => Some(self.retired_folder.clone()),
+            ASIDE => self.spill.folder(),
             _ => None,
         }
     }
@@ -113,7 +114,7 @@ impl Cache {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         if let Some(place) = node.place()
             && let Ok(descriptor) = open_at(parent, &place.name, flags)
-            && key(&status(&descriptor, b"")?) == node.key
+            && key(&status(&descriptor, b"")?) == node.key()
         {
             return Ok(descriptor);
         }
@@ -136,7 +137,7 @@ impl Cache {
             .directory(place.parent())
             .and_then(|directory| act(directory.as_fd(), &place.name))
         {
-            Ok((found, met)) if met == node.key => Some(Ok(found)),
+            Ok((found, met)) if met == node.key() => Some(Ok(found)),
             Ok(_) => None,
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ESTALE) => None,
             Err(errno) => Some(Err(errno)),
@@ -166,7 +167,7 @@ impl Cache {
     ) -> Option<Result<T>> {
         let directory = self.settled_directory(place.parent()).ok()?;
         match act(directory.as_fd(), &place.name) {
-            Ok((found, met)) if met == node.key => Some(Ok(found)),
+            Ok((found, met)) if met == node.key() => Some(Ok(found)),
             Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => None,
             Err(errno) => Some(Err(errno)),
         }

@@ -277,12 +277,24 @@ impl Cache {
         node: NodeId,
         (at, by): (Moment, u64),
     ) {
+        self.keep_elsewhere(folder, name, node, None, (at, by));
+    }
+
+    /// Keeps what lies under that name in one of our own folders, or elsewhere.
+    pub(super) fn keep_elsewhere(
+        &self,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        node: NodeId,
+        lies: Option<Box<[u8]>>,
+        (at, by): (Moment, u64),
+    ) {
         let hidden = SmallVec::from_elem(by, 1);
         let stage = Stage::Retired { at, hidden: hidden.clone() };
         let version = self.add_version(folder, name, node, stage);
         let seen_as = Some((folder.clone(), name.as_bytes().into()));
         let (since, amount) = (Instant::now(), Some(Amount::default()));
-        let record = Record { at, hidden, seen_as, node, lies: None, since, amount };
+        let record = Record { at, hidden, seen_as, node, lies, since, amount };
         self.retired.records.lock().insert(version, record);
     }
 

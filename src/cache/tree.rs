@@ -6,8 +6,8 @@
 //! descriptor need be kept for it. A node that has lost its last name is an *orphan*, and holds a
 //! descriptor instead, until nobody knows it.
 //!
-//! What is not live lies in two folders of the store's own, which are nodes too although nobody can
-//! ask for them: [`STAGED`] and [`RETIRED`].
+//! What is not live lies in folders of the store's own, which are nodes too although nobody can ask for
+//! them: [`STAGED`], [`RETIRED`], and [`ASIDE`] for what the store can't take.
 //!
 //! Numbers are never used twice. A number belongs to a file of the store as long as that exists,
 //! also while the operating system has forgotten it, so that `st_ino` is stable.
@@ -33,6 +33,12 @@ pub(super) const STAGED: NodeId = NodeId(u64::MAX - 1);
 
 /// The node of the folder of versions that were removed.
 pub(super) const RETIRED: NodeId = NodeId(u64::MAX - 2);
+
+/// The node of the folder of versions that the store can't take.
+pub(super) const ASIDE: NodeId = NodeId(u64::MAX - 3);
+
+/// Our own folders.
+const OWN: [NodeId; 3] = [STAGED, RETIRED, ASIDE];
 
 /// The first number that is given out. What a process has open is told by inode numbers alone, and the
 /// small ones are those of devices and pipes.
@@ -68,7 +74,7 @@ impl Place {
 
     /// Whether it lies among what everyone may see.
     pub(super) fn is_public(&self) -> bool {
-        ![STAGED, RETIRED].contains(&self.parent())
+        !OWN.contains(&self.parent())
     }
 
     pub(super) fn is(&self, parent: NodeId, name: Name<'_>) -> bool {
@@ -76,8 +82,10 @@ impl Place {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// Which file it is.
+    key: FileKey,
     places: SmallVec<[Place; 1]>,
     orphan: Option<Arc<OwnedFd>>,
     /// Of an orphan, and of what was removed: the last name that it had.
@@ -104,14 +112,17 @@ type Versions = HashMap<Box<[u8]>, KeptList>;
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) id: NodeId,
-    pub(super) key: FileKey,
     pub(super) kind: Kind,
     /// Of a directory: how those below it are numbered.
     pub(super) face: Face,
+    /// How often its contents were moved to another file.
+    moves: AtomicU32,
     /// Open handles.
     opens: AtomicU32,
     /// Somebody was seen to lock it.
     locked: AtomicBool,
+    /// It has a name that the store could not take.
+    aside: AtomicBool,
     /// Lookups not yet given back, and known children. Raised only while `Tree::nodes` is locked
     /// for this node's number, so that a node found there can't be one that is just being removed.
     references: AtomicU64,
@@ -120,6 +131,16 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// Which file of the store, or of the spill area, it is.
+    pub(super) fn key(&self) -> FileKey {
+        self.state.lock().key
+    }
+
+    /// How often its contents were moved to another file.
+    pub(super) fn moves(&self) -> u32 {
+        self.moves.load(Ordering::Acquire)
+    }
+
     /// One of its names, if it has any.
     pub(super) fn place(&self) -> Option<Place> {
         self.state.lock().places.first().cloned()
@@ -144,6 +165,17 @@ impl Node {
 
     pub(super) fn note_last_place(&self, parent: NodeId, name: Name<'_>) {
         self.state.lock().was = Some(Place::new(parent, name));
+    }
+
+    /// It has been given a name that the store could not take.
+    pub(super) fn note_aside(&self, parent: NodeId, name: Name<'_>) {
+        self.aside.store(true, Ordering::Release);
+        self.note_last_place(parent, name);
+    }
+
+    /// Whether everyone may see it under some name.
+    pub(super) fn is_live(&self) -> bool {
+        self.aside.load(Ordering::Acquire) || self.place().is_some_and(|place| place.is_public())
     }
 
     /// Whether its file lives on under another number.
@@ -220,9 +252,18 @@ impl Node {
     }
 
     fn new(id: NodeId, key: FileKey, kind: Kind, face: Face, references: u64) -> Node {
-        let (opens, references) = (AtomicU32::new(0), AtomicU64::new(references));
-        let locked = AtomicBool::new(false);
-        Node { id, key, kind, face, opens, locked, references, state: Mutex::default() }
+        let (opens, moves) = (AtomicU32::new(0), AtomicU32::new(0));
+        let (locked, aside) = (AtomicBool::new(false), AtomicBool::new(false));
+        let references = AtomicU64::new(references);
+        let state = Mutex::new(State {
+            key,
+            places: SmallVec::new(),
+            orphan: None,
+            was: None,
+            renumbered: false,
+            versions: None,
+        });
+        Node { id, kind, face, moves, opens, locked, aside, references, state }
     }
 }
 
@@ -236,6 +277,14 @@ pub(super) struct NodeRecord {
     pub(super) places: Vec<Place>,
     /// Whether a descriptor goes with it, in the order of the records.
     pub(super) orphan: bool,
+}
+
+/// Which directories our own folders are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnKeys {
+    pub(super) staged: FileKey,
+    pub(super) retired: FileKey,
+    pub(super) aside: FileKey,
 }
 
 /// All nodes that the operating system knows, and all numbers given out.
@@ -255,14 +304,19 @@ pub(super) struct Tree {
 
 impl Tree {
     /// A tree of which only the root is known, and the folders of what is not live.
-    pub(super) fn new(root: FileKey, staged: FileKey, retired: FileKey) -> Tree {
+    pub(super) fn new(root: FileKey, own: OwnKeys) -> Tree {
         let tree = Tree::empty(FIRST);
         tree.numbers.insert(root, NodeId::ROOT.0);
         // These are never given back; their one reference is the mount itself.
-        for (id, key) in [(NodeId::ROOT, root), (STAGED, staged), (RETIRED, retired)] {
-            tree.insert(id, key, Kind::Directory, 1, SmallVec::new(), None);
-        }
+        tree.insert(NodeId::ROOT, root, Kind::Directory, 1, SmallVec::new(), None);
+        tree.insert_own(own);
         tree
+    }
+
+    fn insert_own(&self, own: OwnKeys) {
+        for (id, key) in OWN.into_iter().zip([own.staged, own.retired, own.aside]) {
+            self.insert(id, key, Kind::Directory, 1, SmallVec::new(), None);
+        }
     }
 
     fn empty(next: u64) -> Tree {
@@ -287,13 +341,16 @@ impl Tree {
         orphan: Option<Arc<OwnedFd>>,
     ) {
         let node = Node::new(id, key, kind, 0, references);
-        *node.state.lock() = State { places, orphan, ..State::default() };
+        {
+            let mut state = node.state.lock();
+            (state.places, state.orphan) = (places, orphan);
+        }
         self.nodes.insert(id.0, Arc::new(node));
     }
 
-    /// How many nodes are known, our own two folders left out.
+    /// How many nodes are known, our own folders left out.
     pub(super) fn len(&self) -> usize {
-        self.nodes.len() - 2
+        self.nodes.len() - OWN.len()
     }
 
     /// The node of that number; `ESTALE` if it is not known.
@@ -334,7 +391,7 @@ impl Tree {
             return node.clone();
         }
         // Not known: then it has no versions, for they would keep it known.
-        self.find(node.key).unwrap_or_else(|| node.clone())
+        self.find(node.key()).unwrap_or_else(|| node.clone())
     }
 
     /// Changes the versions of `name` in a directory, which stays known while it has any.
@@ -370,7 +427,7 @@ impl Tree {
             let node = match self.nodes.entry(id.0) {
                 Entry::Occupied(entry) => {
                     let node = entry.get();
-                    if node.kind != kind || node.key != key || node.is_orphan() {
+                    if node.kind != kind || node.key() != key || node.is_orphan() {
                         // Another file under the same inode number: somebody else changed the
                         // store. The old one keeps its number.
                         self.numbers.remove_if(&key, |_, number| *number == id.0);
@@ -459,12 +516,46 @@ impl Tree {
         parent: NodeId,
         name: Name<'_>,
     ) -> NodeId {
-        self.orphan(node.key, descriptor);
+        let key = node.key();
+        self.orphan(key, descriptor);
         let mut state = node.state.lock();
         state.renumbered = true;
         state.was = Some(Place::new(parent, name));
         drop(state);
-        self.number(node.key)
+        self.number(key)
+    }
+
+    /// The contents of a node are in another file from now on, which is found as `name` in `parent` and
+    /// nowhere else.
+    pub(super) fn rebind(&self, node: &Node, key: FileKey, parent: NodeId, name: Name<'_>) {
+        self.hold(parent);
+        let old = {
+            let mut state = node.state.lock();
+            state.orphan = None;
+            if let Some(place) = state.places.iter().find(|place| place.is_public()).cloned() {
+                state.was = Some(place);
+            }
+            std::mem::replace(&mut state.places, SmallVec::from_elem(Place::new(parent, name), 1))
+        };
+        self.rekey(node, key);
+        for place in old {
+            self.give_back(place.parent(), 1);
+        }
+    }
+
+    /// As [`Tree::rebind`], for a node without a name.
+    pub(super) fn rebind_orphan(&self, node: &Node, key: FileKey, descriptor: OwnedFd) {
+        node.state.lock().orphan = Some(Arc::new(descriptor));
+        let old = std::mem::replace(&mut node.state.lock().key, key);
+        self.numbers.remove_if(&old, |_, number| *number == node.id.0);
+        node.moves.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn rekey(&self, node: &Node, key: FileKey) {
+        let old = std::mem::replace(&mut node.state.lock().key, key);
+        self.numbers.remove_if(&old, |_, number| *number == node.id.0);
+        self.numbers.insert(key, node.id.0);
+        node.moves.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The known node of a file of the store.
@@ -510,7 +601,7 @@ impl Tree {
         let (_, node) =
             self.nodes.remove_if(&id.0, |_, node| node.references.load(Ordering::Acquire) == 0)?;
         if node.face != 0 {
-            self.faced.remove_if(&(node.key, node.face), |_, number| *number == id.0);
+            self.faced.remove_if(&(node.key(), node.face), |_, number| *number == id.0);
         }
         self.gone.lock().push(id);
         self.any_gone.store(true, Ordering::Release);
@@ -531,13 +622,13 @@ impl Tree {
         let records = self
             .nodes
             .iter()
-            .filter(|node| ![STAGED, RETIRED].contains(&node.id))
+            .filter(|node| !OWN.contains(&node.id))
             .map(|node| {
                 let state = node.state.lock();
                 descriptors.extend(state.orphan.clone());
                 NodeRecord {
                     id: node.id.0,
-                    key: node.key,
+                    key: state.key,
                     kind: node.kind as u8,
                     references: node.references.load(Ordering::Acquire),
                     places: state.places.to_vec(),
@@ -559,12 +650,10 @@ impl Tree {
         (next, numbers): (u64, Vec<(FileKey, u64)>),
         records: Vec<NodeRecord>,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
-        (staged, retired): (FileKey, FileKey),
+        own: OwnKeys,
     ) -> Option<Tree> {
         let tree = Tree::empty(next);
-        for (id, key) in [(STAGED, staged), (RETIRED, retired)] {
-            tree.insert(id, key, Kind::Directory, 1, SmallVec::new(), None);
-        }
+        tree.insert_own(own);
         for (key, number) in numbers {
             tree.numbers.insert(key, number);
         }
@@ -608,9 +697,27 @@ mod tests {
         FileKey { device: 7, inode }
     }
 
+    fn tree() -> Tree {
+        let own = OwnKeys { staged: key(1001), retired: key(1002), aside: key(1003) };
+        Tree::new(key(2), own)
+    }
+
+    #[test]
+    fn a_node_keeps_its_number_when_its_contents_move() {
+        let tree = tree();
+        let node = tree.know(key(5), Kind::File, NodeId::ROOT, name("f"));
+        tree.rebind(&node, key(77), ASIDE, name("1"));
+        assert_eq!((node.key(), node.moves()), (key(77), 1));
+        assert_eq!(node.place().unwrap().parent(), ASIDE);
+        assert_eq!(tree.find(key(77)).unwrap().id, node.id);
+        assert!(tree.find(key(5)).is_none());
+        assert_ne!(tree.know(key(5), Kind::File, NodeId::ROOT, name("f")).id, node.id);
+        assert!(tree.give_back(node.id, 1));
+    }
+
     #[test]
     fn a_parent_is_known_as_long_as_its_child() {
-        let tree = Tree::new(key(2), key(1001), key(1002));
+        let tree = tree();
         let dir = tree.know(key(3), Kind::Directory, NodeId::ROOT, name("d"));
         let file = tree.know(key(4), Kind::File, dir.id, name("f"));
         assert!(!tree.give_back(dir.id, 1));
@@ -622,7 +729,7 @@ mod tests {
 
     #[test]
     fn a_number_outlives_being_forgotten_but_not_the_file() {
-        let tree = Tree::new(key(2), key(1001), key(1002));
+        let tree = tree();
         let first = tree.know(key(5), Kind::File, NodeId::ROOT, name("f")).id;
         assert!(tree.give_back(first, 1));
         assert_eq!(tree.know(key(5), Kind::File, NodeId::ROOT, name("f")).id, first);
@@ -635,7 +742,7 @@ mod tests {
 
     #[test]
     fn two_names_of_one_file_are_one_node() {
-        let tree = Tree::new(key(2), key(1001), key(1002));
+        let tree = tree();
         let a = tree.know(key(5), Kind::File, NodeId::ROOT, name("a"));
         let b = tree.know(key(5), Kind::File, NodeId::ROOT, name("b"));
         assert_eq!(a.id, b.id);
@@ -647,7 +754,7 @@ mod tests {
 
     #[test]
     fn the_root_is_never_forgotten() {
-        let tree = Tree::new(key(2), key(1001), key(1002));
+        let tree = tree();
         assert!(!tree.give_back(NodeId::ROOT, 1_000));
         assert!(tree.get(NodeId::ROOT).is_ok());
     }

@@ -25,6 +25,11 @@ pub enum Stage {
         /// The writer's [`Reader::id`].
         by: u64,
     },
+    /// What the name stands for although the store could not take it: like the live version, which it
+    /// hides.
+    Aside,
+    /// Not a thing: the live version was removed, and the store could not take that.
+    Gone,
     /// What the name stands for in the store.
     Live,
     /// Removed, and kept for readers that began before that.
@@ -54,20 +59,41 @@ impl<T> Version<T> {
 }
 
 /// What `reader` sees among the versions of one name: the version that it is staging itself; else
-/// the live one; else the one retired last that was kept for it; else nothing.
+/// the one that the store could not take; else the live one, unless it is gone; else the one retired
+/// last that was kept for it; else nothing.
 pub fn seen<T>(versions: impl IntoIterator<Item = Version<T>>, reader: Reader) -> Option<T> {
-    versions
-        .into_iter()
-        .filter_map(|version| Some((rank(&version.stage, reader)?, version.what)))
-        .max_by_key(|(rank, _)| *rank)
-        .map(|(_, what)| what)
+    let (mut live, mut gone) = (None, false);
+    let mut best: Option<((u8, u64), T)> = None;
+    for Version { what, stage } in versions {
+        match stage {
+            Stage::Live => live = Some(what),
+            Stage::Gone => gone = true,
+            _ => {
+                if let Some(rank) = rank(&stage, reader)
+                    && best.as_ref().is_none_or(|(other, _)| *other <= rank)
+                {
+                    best = Some((rank, what));
+                }
+            }
+        }
+    }
+    match (best, live.filter(|_| !gone)) {
+        (Some((rank, what)), _) if rank >= ASIDE => Some(what),
+        (_, Some(live)) => Some(live),
+        (kept, None) => kept.map(|(_, what)| what),
+    }
 }
 
-/// How strong a version's claim is for `reader`; none if it does not see it at all.
+/// The claim of what hides the live version.
+const ASIDE: (u8, u64) = (1, 0);
+
+/// How strong the claim of a version that is not live is for `reader`; none if it does not see it at
+/// all.
 fn rank(stage: &Stage, reader: Reader) -> Option<(u8, u64)> {
     match stage {
         Stage::Staged { by } => (*by == reader.id).then_some((2, 0)),
-        Stage::Live => Some((1, 0)),
+        Stage::Aside => Some(ASIDE),
+        Stage::Live | Stage::Gone => None,
         Stage::Retired { at, hidden } => {
             (reader.began < *at && !hidden.contains(&reader.id)).then_some((0, at.0))
         }
@@ -93,16 +119,21 @@ mod tests {
     fn stage() -> impl Strategy<Value = Stage> {
         prop_oneof![
             (0..4u64).prop_map(|by| Stage::Staged { by }),
+            Just(Stage::Aside),
+            Just(Stage::Gone),
             Just(Stage::Live),
             (0..8u64, prop::collection::vec(0..4u64, 1..3))
                 .prop_map(|(at, by)| Stage::Retired { at: Moment(at), hidden: by.into() }),
         ]
     }
 
-    /// SEMANTICS 1.3 once more, as its sentence has it: three searches, one after the other.
+    /// SEMANTICS 1.3 once more, as its sentence has it: searches, one after the other. What the store
+    /// could not take counts as live (4.1), and so does that something is not there any more.
     fn by_the_book(stages: &[Stage], reader: Reader) -> Option<Stage> {
         let staged = stages.iter().find(|s| **s == Stage::Staged { by: reader.id });
-        let live = stages.iter().find(|s| **s == Stage::Live);
+        let aside = stages.iter().find(|s| **s == Stage::Aside);
+        let gone = stages.contains(&Stage::Gone);
+        let live = stages.iter().find(|s| **s == Stage::Live && !gone);
         let mut kept: Vec<_> = stages
             .iter()
             .filter_map(|s| match s {
@@ -115,7 +146,7 @@ mod tests {
             })
             .collect();
         kept.sort_by_key(|(at, _)| **at);
-        staged.or(live).or(kept.last().map(|(_, s)| *s)).cloned()
+        staged.or(aside).or(live).or(kept.last().map(|(_, s)| *s)).cloned()
     }
 
     proptest! {

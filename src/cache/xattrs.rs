@@ -4,10 +4,10 @@
 //! the kernel would have to enforce (access control lists).
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
-use cachefs_mount::{Errno, NodeId, Result, SetXattr};
+use cachefs_mount::{Errno, Kind, NodeId, Result, SetXattr};
 use rustix::fs::XattrFlags;
 
 use super::Cache;
@@ -30,6 +30,27 @@ impl Cache {
         let node = self.tree.get(id)?;
         let descriptor = self.descriptor(&node)?;
         act(&self_path(&*descriptor)).map_err(errno)
+    }
+
+    /// As [`Cache::at_path`], for what the store may refuse: a file then goes on in the spill area.
+    fn change_at_path(
+        &self,
+        id: NodeId,
+        act: impl Fn(&str) -> rustix::io::Result<()>,
+    ) -> Result<()> {
+        let node = self.tree.get(id)?;
+        let changed = match self.is_out_of_reach(&node) {
+            true => Err(Errno::EROFS),
+            false => self.at_path(id, &act),
+        };
+        if let Err(errno) = changed
+            && node.kind == Kind::File
+            && self.takes_over(errno)
+        {
+            self.move_node(&node, errno, None)?;
+            return self.at_path(id, act);
+        }
+        changed
     }
 
     pub(super) fn xattr(&self, id: NodeId, name: &OsStr) -> Result<Vec<u8>> {
@@ -61,20 +82,20 @@ impl Cache {
             SetXattr::Create => XattrFlags::CREATE,
             SetXattr::Replace => XattrFlags::REPLACE,
         };
-        self.at_path(id, |path| rustix::fs::setxattr(path, name, value, flags))
+        self.change_at_path(id, |path| rustix::fs::setxattr(path, name, value, flags))
     }
 
     pub(super) fn remove_xattr(&self, id: NodeId, name: &OsStr) -> Result<()> {
         let name = checked(name)?;
-        self.at_path(id, |path| rustix::fs::removexattr(path, name))
+        self.change_at_path(id, |path| rustix::fs::removexattr(path, name))
     }
 
     /// Gives a file the attributes of another, as far as the store's filesystem has them.
-    pub(super) fn copy_xattrs(&self, from: &Node, to: &OwnedFd) {
+    pub(super) fn copy_xattrs(&self, from: &Node, to: impl AsFd) {
         let Ok(names) = self.list_xattrs(from.id) else { return };
         for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
             if let Ok(value) = self.xattr(from.id, OsStr::from_bytes(name)) {
-                let _ = rustix::fs::fsetxattr(to, name, &value, XattrFlags::empty());
+                let _ = rustix::fs::fsetxattr(&to, name, &value, XattrFlags::empty());
             }
         }
     }

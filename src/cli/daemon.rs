@@ -13,14 +13,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::Failure;
-use super::options::{AccessMode, MountArgs, Settings};
+use super::options::{AccessMode, MountArgs, OnWriteError, Settings};
 use super::places::Place;
 use super::service::Running;
 use crate::cache::{Access, Cache, CacheOptions, Keep};
 use crate::control::public::Public;
 use crate::control::server::{self, Server};
 use crate::readers::{Linux, ReaderOptions, Readers};
-use crate::store::{self, Store};
+use crate::store::{self, Spilling, Store, Wishes};
 use crate::system::containment::{self, Allowed, Containment};
 use crate::system::notify;
 use crate::system::outside::Outside;
@@ -46,7 +46,7 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let descriptors = settle()?;
     let place = Place::prepare(&args.mountpoint, &args.store)?;
-    let opened = Store::open(&args.store).map(Arc::new);
+    let opened = Store::open_as(&args.store, &wishes(settings)).map(Arc::new);
     let store = opened.inspect_err(|_| place.abandon())?;
     std::env::set_current_dir("/")?;
     let abandon = || {
@@ -56,7 +56,8 @@ pub(super) fn run(
     // Before anything is given up, and before there are threads.
     let outside = match settings.no_containment {
         true => Ok(None),
-        false => Outside::start(&place.mountpoint, store.path()).map(|it| Some(Arc::new(it))),
+        false => Outside::start(&place.mountpoint, store.path(), &store.leftovers())
+            .map(|it| Some(Arc::new(it))),
     };
     let outside = outside.map_err(|e| format!("can't start the process that unmounts: {e}"));
     let outside = outside.inspect_err(|_| abandon())?;
@@ -86,6 +87,16 @@ pub(super) fn run(
     store.let_go();
     tracing::info!(mountpoint = %place.mountpoint.display(), "unmounted");
     Ok(())
+}
+
+/// How the store is to be opened.
+fn wishes(settings: &Settings) -> Wishes {
+    let spilling = match (settings.on_write_error.unwrap_or_default(), &settings.spill) {
+        (OnWriteError::Fail, _) => Spilling::Off,
+        (OnWriteError::Absorb, None) => Spilling::Somewhere,
+        (OnWriteError::Absorb, Some(path)) => Spilling::In(path.clone()),
+    };
+    Wishes { read_only: settings.read_only_store, spilling }
 }
 
 /// Makes the process fit to serve everyone; how many descriptors the engine may keep.
@@ -148,7 +159,8 @@ fn start(
         source: store.path().as_os_str().to_owned(),
         check_permissions: access == AccessMode::Posix,
         threads: settings.threads.map_or_else(threads, usize::from),
-        passthrough: !settings.no_passthrough,
+        // The kernel can't pass on what is written to a file that is read, and which can't be written.
+        passthrough: !settings.no_passthrough && store.read_only().is_none(),
         stacked_store: store.is_stacked(),
     };
     let unmounter = outside
@@ -217,7 +229,7 @@ fn confine(
     options: &Options,
 ) -> Containment {
     let held = containment::contain(&Allowed {
-        own: vec![store.root()],
+        own: store.directories(),
         remove_from: public.map(Public::folder),
         passthrough: options.passthrough && !mount.rootless(),
     });

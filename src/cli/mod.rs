@@ -58,6 +58,8 @@ enum Command {
         mountpoint: PathBuf,
         /// What is mounted there
         store: PathBuf,
+        /// What it removes at last, if it is empty
+        leftovers: Vec<PathBuf>,
     },
 }
 
@@ -81,7 +83,9 @@ pub fn main() -> ExitCode {
         Command::Check(args) => quietly(|| check::run(&args)),
         Command::Env(args) => quietly(|| env::run(&args)),
         Command::Try => quietly(r#try::run),
-        Command::Outside { mountpoint, store } => Ok(outside::run(&mountpoint, &store)),
+        Command::Outside { mountpoint, store, leftovers } => {
+            Ok(outside::run(&mountpoint, &store, &leftovers))
+        }
     };
     done.unwrap_or_else(|failure| {
         show::failure(&*failure);

@@ -21,6 +21,7 @@ pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
     let mut settings = args.settings();
     // Before the daemon changes its working directory.
     settings.log = settings.log.map(std::path::absolute).transpose()?;
+    settings.spill = settings.spill.map(std::path::absolute).transpose()?;
     if settings.foreground {
         start_log(&args, &settings, false)?;
         daemon::run(&args, &settings, || Ok(()))?;

@@ -59,6 +59,20 @@ pub(super) struct Settings {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub idle: Option<Duration>,
 
+    /// Write nothing in the store: what is written goes to the spill area, and is gone with the mount
+    #[arg(long)]
+    pub read_only_store: bool,
+
+    /// Where what the store can't take is put, in a directory of its own that goes with the mount
+    /// [default: where temporary files are, on another filesystem than the store's if there is one]
+    #[arg(long, value_name = "DIR")]
+    pub spill: Option<PathBuf>,
+
+    /// What becomes of writes that the store can't take: `absorb` (they go to the spill area, and the
+    /// tool sees success) or `fail` (the tool sees the error) [default: absorb]
+    #[arg(long, value_name = "WHAT")]
+    pub on_write_error: Option<OnWriteError>,
+
     /// How many threads answer requests [default: one for each processor]
     #[arg(long, value_name = "NUMBER")]
     pub threads: Option<NonZeroUsize>,
@@ -108,6 +122,28 @@ impl FromStr for AccessMode {
             "posix" => Ok(AccessMode::Posix),
             "scoped" => Err("`scoped` is not in this version; use `shared` or `posix`".into()),
             _ => Err("use `shared` or `posix`".into()),
+        }
+    }
+}
+
+/// SEMANTICS 4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum OnWriteError {
+    /// 4.1
+    #[default]
+    Absorb,
+    /// 4.3
+    Fail,
+}
+
+impl FromStr for OnWriteError {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<OnWriteError, String> {
+        match text {
+            "absorb" => Ok(OnWriteError::Absorb),
+            "fail" => Ok(OnWriteError::Fail),
+            _ => Err("use `absorb` or `fail`".into()),
         }
     }
 }
@@ -177,6 +213,12 @@ impl Settings {
             ("idle", Some(value)) => {
                 self.idle = Some(duration::parse(value).map_err(|e| wrong(&e))?)
             }
+            ("read-only-store", None) => self.read_only_store = true,
+            ("spill", Some("")) => return Err(wrong("name a directory")),
+            ("spill", Some(value)) => self.spill = Some(value.into()),
+            ("on-write-error", Some(value)) => {
+                self.on_write_error = Some(value.parse().map_err(|e: String| wrong(&e))?);
+            }
             ("threads", Some(value)) => {
                 self.threads = Some(value.parse().map_err(|_| wrong("use a number from 1 up"))?);
             }
@@ -185,7 +227,11 @@ impl Settings {
             ("foreground", None) => self.foreground = true,
             ("no-passthrough", None) => self.no_passthrough = true,
             ("no-containment", None) => self.no_containment = true,
-            ("access" | "retain-for" | "grace" | "reader" | "idle" | "threads" | "log", None) => {
+            (
+                "access" | "retain-for" | "grace" | "reader" | "idle" | "threads" | "log" | "spill"
+                | "on-write-error",
+                None,
+            ) => {
                 return Err(format!("`-o {name}` needs a value"));
             }
             (name, None) if GENERIC.contains(&name) => {}
@@ -211,6 +257,9 @@ impl Settings {
             grace: self.grace.or(other.grace),
             reader: self.reader.or(other.reader),
             idle: self.idle.or(other.idle),
+            read_only_store: self.read_only_store || other.read_only_store,
+            spill: self.spill.or(other.spill),
+            on_write_error: self.on_write_error.or(other.on_write_error),
             threads: self.threads.or(other.threads),
             log: self.log.or(other.log),
             foreground: self.foreground || other.foreground,
@@ -240,6 +289,11 @@ impl MountArgs {
                 "`owner` is for `access` `shared` only; with `posix` each file has its own".into(),
             );
         }
+        if settings.spill.is_some() && settings.on_write_error == Some(OnWriteError::Fail) {
+            return Err("`spill` is for `on-write-error` `absorb` only; with `fail` nothing is \
+                        spilled"
+                .into());
+        }
         Ok(settings)
     }
 }
@@ -256,7 +310,8 @@ mod tests {
     fn options_are_taken_by_name() {
         let all = parse(
             "rw,access=posix,retain-for=2h,grace=0s,reader=cgroup,idle=3m,threads=3,log=/l,foreground,\
-             no-passthrough,no-containment,x-systemd.a=b,user,_netdev",
+             read-only-store,spill=/s,on-write-error=absorb,no-passthrough,no-containment,\
+             x-systemd.a=b,user,_netdev",
         );
         let expected = Settings {
             access: Some(AccessMode::Posix),
@@ -265,6 +320,9 @@ mod tests {
             grace: Some(Duration::ZERO),
             reader: Some(Grouping::Cgroup),
             idle: Some(Duration::from_secs(180)),
+            read_only_store: true,
+            spill: Some("/s".into()),
+            on_write_error: Some(OnWriteError::Absorb),
             threads: NonZeroUsize::new(3),
             log: Some("/l".into()),
             foreground: true,
@@ -310,6 +368,10 @@ mod tests {
             ("foreground=yes", "unknown"),
             ("noexec", "unknown"),
             ("owner=1:1,access=posix", "only"),
+            ("on-write-error=ignore", "`absorb` or `fail`"),
+            ("on-write-error", "needs a value"),
+            ("spill=", "name a directory"),
+            ("spill=/s,on-write-error=fail", "only"),
         ] {
             let said = parse(options).unwrap_err();
             assert!(said.contains(why), "{options}: {said}");

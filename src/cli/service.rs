@@ -56,7 +56,11 @@ impl Service for Running {
         let space = rustix::fs::fstatvfs(self.store.root()).ok().map(
             |s| json!({"bytes": s.f_blocks * s.f_frsize, "available": s.f_bavail * s.f_frsize}),
         );
-        let retired = self.cache.retired();
+        let (retired, spilled) = (self.cache.retired(), self.cache.spilled());
+        let degraded = self.cache.degraded().map(|degraded| {
+            let since = OffsetDateTime::from(degraded.since).replace_nanosecond(0).ok();
+            json!({"since": since.and_then(|at| at.format(&Rfc3339).ok()), "reason": degraded.reason})
+        });
         let readers = self.cache.readers();
         let holders = readers.iter().filter(|reader| reader.retired.files > 0).count();
         let mut containment = self.containment.to_json();
@@ -67,11 +71,12 @@ impl Service for Running {
             "pid": std::process::id(),
             "since": self.since.format(&Rfc3339).ok(),
             "access": self.access.name(),
-            "degraded": null,
+            "degraded": degraded,
             "connection": self.mount.connection(),
             "space": space,
             // To count them would be to walk through the store.
             "live": null,
+            "spilled": {"bytes": spilled.bytes, "files": spilled.files},
             "retired": {"bytes": retired.bytes, "files": retired.files, "readers": holders},
             "readers": readers.len(),
             "reader": options::grouping_name(self.readers.grouping),

@@ -64,13 +64,18 @@ pub(super) fn describe(mount: &Value) -> String {
         "daemon",
         format!("pid {}, since {}, access {}", number("pid"), text("since"), text("access")),
     );
-    row("health", mount["degraded"]["reason"].as_str().unwrap_or("good").to_owned());
+    row("health", health(&mount["degraded"]));
     if let (Some(available), Some(bytes)) =
         (mount["space"]["available"].as_u64(), mount["space"]["bytes"].as_u64())
     {
         row("space", format!("{} of {} free", show::bytes(available), show::bytes(bytes)));
     }
     row("retired", removed(&mount["retired"]));
+    if let Some(files @ 1..) = mount["spilled"]["files"].as_u64() {
+        let bytes = mount["spilled"]["bytes"].as_u64().unwrap_or(0);
+        let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+        row("spilled", format!("{} in {files}, until it is unmounted", show::bytes(bytes)));
+    }
     row("readers", format!("{} running", number("readers")));
     row(
         "in use",
@@ -109,6 +114,14 @@ fn confined(containment: &Value) -> String {
         said.push("the store is open to others (see cachefs check)".into());
     }
     said.join("; ")
+}
+
+fn health(degraded: &Value) -> String {
+    let Some(reason) = degraded["reason"].as_str() else { return "good".into() };
+    match degraded["since"].as_str() {
+        Some(since) => format!("degraded since {since}: {reason}"),
+        None => format!("degraded: {reason}"),
+    }
 }
 
 /// What was removed and is still there.
@@ -151,6 +164,13 @@ mod tests {
                     to others (see cachefs check)";
         assert_eq!(confined(&none), said);
         assert_eq!(confined(&json!(null)), "?");
+    }
+
+    #[test]
+    fn health_is_told_with_its_reason() {
+        assert_eq!(health(&json!(null)), "good");
+        let degraded = json!({"since": "2026-01-02T03:04:05Z", "reason": "full"});
+        assert_eq!(health(&degraded), "degraded since 2026-01-02T03:04:05Z: full");
     }
 
     #[test]

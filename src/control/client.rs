@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags};
 use serde_json::Value;
 
 use super::{Command, LONGEST_LINE, SOCKET, address, public};
-use crate::store::PRIVATE;
+use crate::store::{PRIVATE, find_elsewhere};
 use crate::system::mounts::MountPoint;
 
 /// How long a daemon may take for an answer: longer than any unmount.
@@ -82,6 +82,12 @@ impl Client {
             _ => ClientError::Io { store: store.to_owned(), source },
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // One that died may have left its folder.
+        let elsewhere = find_elsewhere(store)
+            .and_then(|folder| UnixStream::connect(address(folder.as_fd(), SOCKET)).ok());
+        if let Some(stream) = elsewhere {
+            return Client::over(stream, store);
+        }
         let private = rustix::fs::openat(CWD, store.join(PRIVATE), flags, Mode::empty())
             .map_err(|e| failed(e.into()))?;
         let stream = UnixStream::connect(address(private.as_fd(), SOCKET)).map_err(failed)?;

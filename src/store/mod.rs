@@ -11,7 +11,12 @@
 //! | `control.sock` | where the daemon answers |
 //! | `staged/`, `retired/`, `spilled/` | versions that are not live |
 //! | `swept/` | what a crash left, while it is being removed |
+//!
+//! What the store can't take lies in an [`Area`] outside. A store that can't have a folder of its own,
+//! because nothing can be written there, is read only: its folders are in the area, too.
 
+mod area;
+mod elsewhere;
 mod lock;
 mod sweep;
 
@@ -22,6 +27,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+pub use area::Area;
+pub use elsewhere::find as find_elsewhere;
 use lock::Lock;
 
 /// The store's own folder, which no mount shows.
@@ -74,6 +81,12 @@ pub enum StoreError {
     )]
     Foreign { path: PathBuf, inside: &'static str },
 
+    #[error(
+        "can't make a spill area{}: {source}; name a directory that can be written with `--spill`",
+        path.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default()
+    )]
+    NoArea { path: Option<PathBuf>, source: io::Error },
+
     #[error("can't {what} in the store {}: {source}", path.display())]
     Io { path: PathBuf, what: &'static str, source: io::Error },
 }
@@ -96,6 +109,49 @@ impl StoreError {
             _ => StoreError::Io { path, what, source },
         }
     }
+
+    /// Why nothing can be written there, if that is what it says.
+    fn says_read_only(&self) -> Option<String> {
+        match self {
+            StoreError::ReadOnly(_) => Some("it is on a read-only filesystem".into()),
+            StoreError::NotPermitted { what, .. } => Some(format!("not permitted to {what} there")),
+            StoreError::Io { what, source, .. } => match source.raw_os_error() {
+                Some(libc::ENOSPC | libc::EDQUOT) => Some(format!("can't {what} there: {source}")),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// What becomes of what a store can't take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Spilling {
+    /// There is no spill area: whoever writes is told of the error.
+    #[default]
+    Off,
+    /// It is put into an area in a directory for temporary files.
+    Somewhere,
+    /// It is put into an area in this directory.
+    In(PathBuf),
+}
+
+/// How a store is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Nothing is to be written in the store, whether that is possible or not.
+    pub read_only: bool,
+    /// What becomes of what it can't take.
+    pub spilling: Spilling,
+}
+
+/// Why nothing can be written in a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadOnly {
+    /// For people.
+    pub reason: String,
+    /// Where its lock and its control socket are.
+    elsewhere: PathBuf,
 }
 
 /// A backing directory that this process owns.
@@ -105,6 +161,10 @@ pub struct Store {
     root: OwnedFd,
     private: OwnedFd,
     created: Created,
+    area: Option<Area>,
+    /// Whether what the store can't take goes to the area.
+    absorbs: bool,
+    read_only: Option<ReadOnly>,
     // Last, so that the store is let go of when all else is done.
     lock: Lock,
 }
@@ -121,21 +181,85 @@ impl Store {
     /// missing, refuses when another daemon has it or a newer one wrote it, and moves away what a crash
     /// has left, for [`Store::sweep`].
     pub fn open(path: &Path) -> Result<Store, StoreError> {
+        Self::open_as(path, &Wishes::default())
+    }
+
+    /// As [`Store::open`]. A store in which nothing can be written is opened for reading if there is to
+    /// be a spill area.
+    pub fn open_as(path: &Path, wishes: &Wishes) -> Result<Store, StoreError> {
         let (path, created_root) = find_or_create(path)?;
         let mut created = Created { root: created_root, private: false };
-        let opened = Self::open_existing(&path, &mut created);
+        let opened = if wishes.read_only {
+            Self::open_for_reading(&path, wishes, "--read-only-store was given".into())
+        } else {
+            Self::open_existing(&path, &mut created).or_else(|error| match error.says_read_only() {
+                Some(reason) if wishes.spilling != Spilling::Off => {
+                    tracing::warn!(store = %path.display(), "served for reading only: {reason}");
+                    Self::open_for_reading(&path, wishes, reason)
+                }
+                _ => Err(error),
+            })
+        };
+        let opened = opened.and_then(|store| store.with_area(wishes));
         if opened.is_err() {
             created.undo(&path);
         }
         opened
     }
 
+    /// Gives it a spill area, if there is to be one.
+    fn with_area(mut self, wishes: &Wishes) -> Result<Store, StoreError> {
+        if self.area.is_some() {
+            return Ok(self);
+        }
+        match &wishes.spilling {
+            Spilling::Off => return Ok(self),
+            Spilling::In(path) => {
+                let made = Area::make(path, &self.path);
+                let failed = |source| StoreError::NoArea { path: Some(path.clone()), source };
+                self.area = Some(made.map_err(failed)?);
+            }
+            // Nobody has asked for it: there is just nothing to spill to.
+            Spilling::Somewhere => match Area::make_somewhere(self.root.as_fd(), &self.path) {
+                Ok(area) => self.area = Some(area),
+                Err(error) => {
+                    tracing::warn!("no spill area ({error}): a full store makes tools fail")
+                }
+            },
+        }
+        self.absorbs = self.area.is_some();
+        Ok(self)
+    }
+
+    /// Opens a store in which nothing is written.
+    fn open_for_reading(path: &Path, wishes: &Wishes, reason: String) -> Result<Store, StoreError> {
+        let root = open_root(path)?;
+        let made = match &wishes.spilling {
+            Spilling::In(parent) => Area::make(parent, path),
+            _ => Area::make_somewhere(root.as_fd(), path),
+        };
+        let parent = match &wishes.spilling {
+            Spilling::In(parent) => Some(parent.clone()),
+            _ => None,
+        };
+        let area = made.map_err(|source| StoreError::NoArea { path: parent, source })?;
+        let (elsewhere, private) = elsewhere::make(path)
+            .map_err(|e| StoreError::new(path, "make a folder for the lock of what lies", e))?;
+        let lock = Lock::take(path, &private)?;
+        Ok(Store {
+            path: path.to_owned(),
+            root,
+            private,
+            created: Created::default(),
+            area: Some(area),
+            absorbs: wishes.spilling != Spilling::Off,
+            read_only: Some(ReadOnly { reason, elsewhere }),
+            lock,
+        })
+    }
+
     fn open_existing(path: &Path, created: &mut Created) -> Result<Store, StoreError> {
-        let root =
-            rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|e| match e {
-                Errno::NOTDIR => StoreError::NotADirectory(path.to_owned()),
-                e => StoreError::new(path, "read", e),
-            })?;
+        let root = open_root(path)?;
         if let Some(private) = open_private(path, &root)? {
             // Before anything is touched: a newer layout must stay as it is.
             read_format(path, &private)?;
@@ -155,7 +279,16 @@ impl Store {
                 .map_err(|e| StoreError::new(path, "write .cachefs/format", e))?;
         }
         sweep::prepare(&private).map_err(|e| StoreError::new(path, "empty .cachefs", e))?;
-        Ok(Store { path: path.to_owned(), root, private, created: *created, lock })
+        Ok(Store {
+            path: path.to_owned(),
+            root,
+            private,
+            created: *created,
+            area: None,
+            absorbs: false,
+            read_only: None,
+            lock,
+        })
     }
 
     /// Starts to remove what a crash has left, in a thread of its own.
@@ -172,6 +305,40 @@ impl Store {
     /// the store.
     pub fn let_go(&self) {
         self.lock.let_go();
+        if let Some(area) = &self.area {
+            area.remove();
+        }
+        if let Some(read_only) = &self.read_only {
+            elsewhere::remove(&read_only.elsewhere);
+        }
+    }
+
+    /// Where what the store can't take goes, if it goes anywhere.
+    pub fn area(&self) -> Option<&Area> {
+        self.area.as_ref().filter(|_| self.absorbs)
+    }
+
+    /// All directories that it needs: its root, and what lies outside.
+    pub fn directories(&self) -> Vec<BorrowedFd<'_>> {
+        let area = self.area.as_ref().map(Area::directory);
+        let elsewhere = self.read_only.as_ref().map(|_| self.private.as_fd());
+        [Some(self.root.as_fd()), area, elsewhere].into_iter().flatten().collect()
+    }
+
+    /// The directories outside that are empty when it is let go of, and then to be removed, in this
+    /// order.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let mut left: Vec<PathBuf> = self.area.iter().map(|area| area.path().to_owned()).collect();
+        if let Some(ReadOnly { elsewhere, .. }) = &self.read_only {
+            left.push(elsewhere.clone());
+            left.extend(elsewhere.parent().map(Path::to_owned));
+        }
+        left
+    }
+
+    /// Why nothing can be written in it, if that is so.
+    pub fn read_only(&self) -> Option<&ReadOnly> {
+        self.read_only.as_ref()
     }
 
     /// Whether it lies on overlayfs, a filesystem that is stacked on others.
@@ -187,6 +354,9 @@ impl Store {
 
     /// One of the folders in [`PRIVATE`] for versions that are not live.
     pub fn folder(&self, name: &str) -> io::Result<OwnedFd> {
+        if let (Some(area), Some(_)) = (&self.area, &self.read_only) {
+            return area.folder(name);
+        }
         let flags = DIRECTORY | OFlags::NOFOLLOW;
         Ok(rustix::fs::openat(&self.private, name, flags, Mode::empty())?)
     }
@@ -204,6 +374,9 @@ impl Store {
     /// Removes whatever directories [`Store::open`] had to create: for a mount that failed.
     pub fn abandon(&self) {
         self.created.undo(&self.path);
+        if let Some(read_only) = &self.read_only {
+            elsewhere::remove(&read_only.elsewhere);
+        }
     }
 }
 
@@ -219,6 +392,13 @@ impl Created {
             let _ = std::fs::remove_dir(path);
         }
     }
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd, StoreError> {
+    rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|e| match e {
+        Errno::NOTDIR => StoreError::NotADirectory(path.to_owned()),
+        e => StoreError::new(path, "read", e),
+    })
 }
 
 /// The canonical path of an existing or newly made directory, and whether it is new.
@@ -309,6 +489,9 @@ pub fn is_closed(path: &Path) -> bool {
 
 /// The pid of the daemon that owns the store at `path`, as its lock file tells.
 pub fn holder(path: &Path) -> Option<u32> {
+    if let Some(pid) = find_elsewhere(path).and_then(|folder| lock::read_pid(&folder)) {
+        return Some(pid);
+    }
     let private = rustix::fs::openat(CWD, path.join(PRIVATE), DIRECTORY, Mode::empty()).ok()?;
     rustix::fs::statat(&private, "lock", AtFlags::SYMLINK_NOFOLLOW).ok()?;
     lock::read_pid(&private)

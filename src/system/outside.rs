@@ -79,12 +79,14 @@ pub struct Outside {
 
 impl Outside {
     /// Starts it, for a mount of `store` that will be made at `mountpoint`; both as the kernel names them.
-    pub fn start(mountpoint: &Path, store: &Path) -> io::Result<Outside> {
+    /// It removes the directories `leftovers` if they are empty when the daemon ends.
+    pub fn start(mountpoint: &Path, store: &Path, leftovers: &[PathBuf]) -> io::Result<Outside> {
         let (slow, its_slow) = UnixStream::pair()?;
         let (quick, its_quick) = UnixStream::pair()?;
         let process = Command::new("/proc/self/exe")
             .arg0("cachefs")
             .args([COMMAND.as_ref(), mountpoint.as_os_str(), store.as_os_str()])
+            .args(leftovers)
             .current_dir("/")
             .stdin(OwnedFd::from(its_slow))
             .stdout(OwnedFd::from(its_quick))
@@ -178,16 +180,30 @@ fn hear<T: DeserializeOwned>(stream: &mut BufReader<UnixStream>) -> io::Result<O
 
 /// Is the process outside, with its two sockets in the place of standard input and output, until the
 /// daemon ends.
-pub fn run(mountpoint: &Path, store: &Path) -> ExitCode {
+pub fn run(mountpoint: &Path, store: &Path, leftovers: &[PathBuf]) -> ExitCode {
     let ended = prepare().and_then(|(slow, quick)| {
         let job = Job { mountpoint: mountpoint.to_owned(), store: store.to_owned() };
         let quickly = std::thread::Builder::new().name("quick".into());
         let second = Job { mountpoint: mountpoint.to_owned(), store: store.to_owned() };
         // Whichever hears of the daemon's end first ends both: the other one may wait for the mount.
-        quickly.spawn(move || std::process::exit(i32::from(second.serve(quick).is_err())))?;
-        job.serve(slow)
+        let left = leftovers.to_vec();
+        quickly.spawn(move || {
+            let served = second.serve(quick);
+            remove_empty(&left);
+            std::process::exit(i32::from(served.is_err()))
+        })?;
+        let served = job.serve(slow);
+        remove_empty(leftovers);
+        served
     });
     ExitCode::from(u8::from(ended.is_err()))
+}
+
+/// Removes those directories that are empty.
+fn remove_empty(directories: &[PathBuf]) {
+    for path in directories {
+        let _ = std::fs::remove_dir(path);
+    }
 }
 
 /// Keeps only what it needs; its two sockets.

@@ -66,7 +66,7 @@ impl<V: Volume> Adapter<V> {
     ) -> (Option<Arc<BackingId>>, FopenFlags) {
         // Who reads what he alone has written asks for that, too.
         let reading = if opened.alone { flags - OpenFlags::READ } else { flags };
-        let route = self.ways.open(node, reading, || {
+        let route = self.ways.open((node, opened.moves), reading, || {
             let file = self
                 .ask(Op::Backing, |volume| volume.backing(opened.handle))
                 .map_err(|errno| io::Error::from_raw_os_error(errno.raw()))?;

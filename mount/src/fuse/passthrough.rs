@@ -70,12 +70,15 @@ enum Way {
 struct Active {
     way: Way,
     opens: usize,
+    /// How often its bytes had moved when the first of these opens came.
+    moves: u32,
 }
 
 #[derive(Debug)]
 struct Shard {
     active: HashMap<u64, Active>,
-    kept: LruCache<u64, Arc<BackingId>>,
+    /// With how often its bytes had moved.
+    kept: LruCache<u64, (u32, Arc<BackingId>)>,
     /// Small files that were opened, and not gone around by a writer since.
     small: LruCache<u64, Seen>,
     /// At most so many of them.
@@ -118,7 +121,7 @@ pub(super) fn is_small(bytes: u64) -> bool {
 impl Shard {
     fn route(
         &mut self,
-        node: NodeId,
+        (node, moves): (NodeId, u32),
         flags: OpenFlags,
         register: impl FnOnce() -> io::Result<Registered>,
     ) -> Route {
@@ -140,7 +143,7 @@ impl Shard {
                     _ => small.get(&node.0).is_some(),
                 };
                 let way = if pages { Way::PageCache } else { Way::Around(None) };
-                entry.insert(Active { way, opens: 1 })
+                entry.insert(Active { way, opens: 1, moves })
             }
         };
         match &mut active.way {
@@ -153,12 +156,16 @@ impl Shard {
                 small.pop(&node.0);
                 Route::Direct(id.clone())
             }
+            // What the others pass through is another file by now.
+            Way::Around(Some(id)) if active.moves != moves => Route::Direct(Some(id.clone())),
             Way::Around(Some(id)) => Route::Passthrough(id.clone()),
             // A writer has been answered without a backing id. If the kernel heard of one for another
             // open before it gets to that answer, it would refuse it.
             Way::Around(None) if active.opens > 1 => Route::Direct(None),
             Way::Around(none) => {
-                if let Some(id) = kept.get(&node.0) {
+                if let Some((was, id)) = kept.get(&node.0)
+                    && *was == moves
+                {
                     return Route::Passthrough(none.insert(id.clone()).clone());
                 }
                 match register() {
@@ -170,7 +177,7 @@ impl Shard {
                             }
                             small.put(node.0, Seen::Once);
                         } else {
-                            kept.put(node.0, id.clone());
+                            kept.put(node.0, (moves, id.clone()));
                         }
                         Route::Passthrough(id)
                     }
@@ -211,10 +218,11 @@ impl Ways {
 
     /// Counts an open of `node` and says which way it goes.
     ///
+    /// `moves`: how often its bytes were moved to another file.
     /// `register` makes a new backing id where none is kept.
     pub(super) fn open(
         &self,
-        node: NodeId,
+        (node, moves): (NodeId, u32),
         flags: OpenFlags,
         register: impl FnOnce() -> io::Result<Registered>,
     ) -> Route {
@@ -223,7 +231,7 @@ impl Ways {
             return Route::PageCache { keep: true };
         }
         let mut shard = self.shard(node).lock();
-        let route = shard.route(node, flags, register);
+        let route = shard.route((node, moves), flags, register);
         if let Route::Passthrough(_) = route {
             if flags.contains(OpenFlags::WRITE) {
                 shard.passed.insert(node.0, Passed::Written);
