@@ -119,9 +119,11 @@ pub(super) fn digest(store: &Path) -> u64 {
 /// Opens the directory `path`, which is ours alone and locked until it is closed; none if it is
 /// somebody else's, in use, or missing and not to be made.
 fn claim(path: &Path, make: bool) -> io::Result<Option<OwnedFd>> {
+    let mut new = false;
     if make {
         match rustix::fs::mkdirat(CWD, path, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            Ok(()) => new = true,
+            Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -133,7 +135,14 @@ fn claim(path: &Path, make: bool) -> io::Result<Option<OwnedFd>> {
     // Directories for temporary files are open to all: somebody may have been there before us.
     let ours = found.st_uid == rustix::process::geteuid().as_raw() && found.st_mode & 0o077 == 0;
     let lock = FlockOperation::NonBlockingLockExclusive;
-    Ok((ours && rustix::fs::flock(folder.as_fd(), lock).is_ok()).then_some(folder))
+    let held = ours
+        && match rustix::fs::flock(folder.as_fd(), lock) {
+            Ok(()) => true,
+            Err(Errno::WOULDBLOCK) => false,
+            // Without locks, only one that was not there before is known to be nobody's.
+            Err(_) => new,
+        };
+    Ok(held.then_some(folder))
 }
 
 fn empty(path: &Path) -> io::Result<()> {
