@@ -195,8 +195,8 @@ fn device_that_is_missing() {
     let (store, mountpoint) = (home.path("s"), home.path("m"));
     let without_device = r#"mount -t tmpfs none /dev; mknod /dev/null c 1 3; exec "$@""#;
     let command = || {
-        Run::new("unshare")
-            .args(["-m", "--propagation", "private", "sh", "-ec", without_device, "sh"])
+        Run::shell_with_own_mounts(without_device)
+            .arg("sh")
             .arg(binary())
             .arg("mount")
             .args([&store, &mountpoint])

@@ -304,8 +304,7 @@ fn the_demonstration_works_without_privileges() {
         cd "$1"; exec setpriv --reuid 1000 --regid 1000 --clear-groups \
             env HOME="$1/tmp" TMPDIR="$1/tmp" "$1/cachefs" try
     "#;
-    Run::new("unshare")
-        .args(["-m", "--propagation", "private", "sh", "-ec", script])
+    Run::shell_with_own_mounts(script)
         .arg(binary())
         .arg(home.path())
         .succeeds()
@@ -329,8 +328,7 @@ fn mount_finds_the_helper() {
         ls -A "$1/mount"; [ ! -e "$1/mount2" ]
     "#;
     let helper = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/mount.cachefs");
-    Run::new("unshare")
-        .args(["-m", "--propagation", "private", "sh", "-ec", script])
+    Run::shell_with_own_mounts(script)
         .arg(binary())
         .args([home.path(), &helper])
         .succeeds()

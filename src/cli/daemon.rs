@@ -83,8 +83,9 @@ pub(super) fn run(
     running.mount.wait();
     notify::send("STOPPING=1");
     control.stop();
-    server::remove(store.private());
+    // In this order: without the socket, the store is free, or will be in a moment.
     store.let_go();
+    server::remove(store.private());
     tracing::info!(mountpoint = %place.mountpoint.display(), "unmounted");
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs4::{FileExt, TryLockError};
 use rustix::fs::{Mode, OFlags};
@@ -12,6 +12,9 @@ use rustix::fs::{Mode, OFlags};
 use super::StoreError;
 
 const NAME: &str = "lock";
+
+/// How long a holder that has written no pid is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Held as long as it lives; the kernel lets go of it when the process dies.
 #[derive(Debug)]
@@ -28,9 +31,9 @@ impl Lock {
             .map_err(|e| failed(e.into()))?;
         let mut file = File::from(file);
         let in_use = |pid| StoreError::InUse { path: path.to_owned(), pid };
-        match FileExt::try_lock(&file) {
+        match patient_lock(&file, private) {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use(patient_pid(private))),
+            Err(TryLockError::WouldBlock) => return Err(in_use(read_pid(private))),
             Err(TryLockError::Error(e)) if refuses_locks(&e) => {
                 if let Some(pid) = read_pid(private).filter(|&pid| is_daemon(pid)) {
                     return Err(in_use(Some(pid)));
@@ -80,15 +83,18 @@ pub(super) fn read_pid(private: &OwnedFd) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// Like [`read_pid`], for a holder that may have locked the file just now and not yet written it.
-fn patient_pid(private: &OwnedFd) -> Option<u32> {
-    (0..20).find_map(|_| {
-        let pid = read_pid(private);
-        if pid.is_none() {
-            std::thread::sleep(Duration::from_millis(10));
+/// Locks the file. A holder that has written no pid has locked it just now, or lets go of it in this
+/// moment.
+fn patient_lock(file: &File, private: &OwnedFd) -> Result<(), TryLockError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let locked = FileExt::try_lock(file);
+        let wait = matches!(locked, Err(TryLockError::WouldBlock)) && read_pid(private).is_none();
+        if !wait || Instant::now() >= until {
+            return locked;
         }
-        pid
-    })
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Whether a process with this pid runs our program; pids are used again by others.

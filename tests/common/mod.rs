@@ -24,6 +24,6 @@ mod tree;
 
 pub(crate) use index::{Index, wheelhouse};
 pub(crate) use mount::{Mount, MountBuilder};
-pub(crate) use run::{Finished, Run, ends_with_its_starter};
+pub(crate) use run::{FORGET_OTHERS, Finished, Run, ends_with_its_starter};
 pub(crate) use tools::{binary, needs, needs_root, tool, tools_directory};
 pub(crate) use tree::{Entry, Kind, Tree};

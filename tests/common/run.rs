@@ -26,6 +26,12 @@ pub(crate) struct Finished {
     pub(crate) elapsed: Duration,
 }
 
+/// Unmounts, in a new namespace, what other tests have mounted.
+pub(crate) const FORGET_OTHERS: &str = r#"
+sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .* - fuse\.cachefs .*/\1/p' /proc/self/mountinfo |
+    while read -r other; do umount --lazy "$other"; done
+"#;
+
 impl Run {
     /// A command with no input and a minute's time.
     pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
@@ -43,6 +49,15 @@ impl Run {
     /// `sh -ec SCRIPT`.
     pub(crate) fn shell(script: impl AsRef<OsStr>) -> Self {
         Self::new("sh").arg("-ec").arg(script)
+    }
+
+    /// `sh -ec SCRIPT` in a mount namespace of its own, which does not keep the mounts of other tests; what
+    /// is mounted there goes with it.
+    pub(crate) fn shell_with_own_mounts(script: impl AsRef<OsStr>) -> Self {
+        let mut whole = std::ffi::OsString::from(FORGET_OTHERS);
+        whole.push(script);
+        let unshare = Self::new("unshare").args(["--mount", "--propagation", "private"]);
+        unshare.args(["sh", "-ec"]).arg(whole)
     }
 
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::common::{Finished, Run, ends_with_its_starter, needs_root, tools_directory};
+use crate::common::{
+    FORGET_OTHERS, Finished, Run, ends_with_its_starter, needs_root, tools_directory,
+};
 
 /// How long the engine may take to answer, or to be gone.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,9 +27,6 @@ const IMAGE: &str = "cachefs-test";
 
 /// Starts the engine where it sees nothing of another one (`/run` is empty) and no network.
 const START: &str = r#"
-# Where the host's root is not a shared mount, this namespace would keep the mounts of other tests.
-sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .* - fuse\.cachefs .*/\1/p' /proc/self/mountinfo |
-    while read -r other; do umount --lazy "$other"; done
 mount -t tmpfs tmpfs /run
 # What a container mounts there the others see too, and the host doesn't.
 mount --make-rshared "$SHARED"
@@ -78,7 +77,8 @@ impl Engine {
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child"])
-            .args(["--mount-proc", "--net", "--ipc", "sh", "-ec", START, "sh"])
+            .args(["--mount-proc", "--net", "--ipc", "sh", "-ec"])
+            .args([&[FORGET_OTHERS, START].concat(), "sh"])
             .args(["--data-root".into(), at("data"), "--exec-root".into(), at("exec")])
             .args(["--pidfile".into(), at("pid"), "--host".into(), engine.address()])
             .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"])
