@@ -3,7 +3,8 @@
 mod common;
 mod views;
 
-use views::{Agent, all, eventually, everywhere};
+use common::Run;
+use views::{Agent, Ground, all, eventually, everywhere, scripts};
 
 /// Fails the test unless these jobs see no such file.
 #[track_caller]
@@ -178,6 +179,14 @@ fn a_killed_writer_leaves_nothing() {
         reader.does("put", ["/f", "whole"]);
         ground.live_is([("f", "= whole"), ("exclusive", "= whole")]);
     });
+}
+
+#[test]
+fn who_is_killed_while_another_one_names_what_both_create_leaves_nothing() {
+    let ground = Ground::new();
+    let script = scripts().join("ends_together.py");
+    Run::new("python3").arg(script).arg(ground.root()).succeeds();
+    ground.nothing_is_staged();
 }
 
 #[test]

@@ -446,7 +446,11 @@ impl Cache {
             let (folder, name) = (&draft.folder, draft.name());
             let drafting = Drafting { folder, name, kept: &kept, job: other };
             let from = Some(draft.clone());
-            self.stage_from(from, &drafting, draft.making, OFlags::RDWR, mode)?;
+            let (own, _) = self.stage_from(from, &drafting, draft.making, OFlags::RDWR, mode)?;
+            if !self.readers.runs(other) {
+                // Nobody else would: when it ended, it was not seen to have this one.
+                self.give_up(change, &own, other);
+            }
         }
         Ok(())
     }

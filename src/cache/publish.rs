@@ -153,12 +153,13 @@ impl Cache {
 
     /// `job` gives a draft up: nothing is left of it, unless others share it.
     pub(super) fn give_up(&self, _: &Change<'_>, draft: &Draft, job: u64) {
-        let last = {
+        let is_nobodys = {
             let mut authors = draft.authors.lock();
             authors.jobs.retain(|author| *author != job);
-            authors.jobs.is_empty() && self.drafts.remove(&draft.node.0).is_some()
+            authors.jobs.is_empty()
         };
-        if last {
+        // Not while the authors are locked: who goes through all drafts asks each for them.
+        if is_nobodys && self.drafts.remove(&draft.node.0).is_some() {
             self.discard_file(draft);
         }
         self.remove_staged(draft, Some(job));
