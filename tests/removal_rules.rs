@@ -1,0 +1,131 @@
+//! What removals promise to those who begin, publish or clean up in the middle of them (SEMANTICS 3).
+
+mod common;
+mod views;
+
+use views::{Agent, Ground};
+
+/// A name that stands in no file by chance.
+const PRODUCT: &str = "q7Vx2-JmN0aPz";
+
+/// Begins to remove as `rm -r` does: lists a directory, and keeps it open.
+fn begins_to_remove(remover: &mut Agent, directory: &str) {
+    remover.does("open", ["d", directory, "directory"]);
+    assert!(!remover.list("@d").is_empty());
+}
+
+#[test]
+fn who_begins_in_the_middle_of_a_removal_sees_all_of_it_until_it_ends() {
+    let ground = Ground::new();
+    ground.shell("mkdir cache; for i in 1 2 3 4; do printf $i >cache/$i; done");
+    // Without anybody else, nothing is kept.
+    let witness = ground.older();
+    let [mut remover, mut middle] = ground.agents();
+    begins_to_remove(&mut remover, "/cache");
+    remover.does("unlink", ["/cache/1"]);
+    remover.does("unlink", ["/cache/2"]);
+    for name in ["1", "2", "3", "4"] {
+        assert_eq!(middle.read(&format!("/cache/{name}")), name, "half a cache");
+    }
+    remover.does("unlink", ["/cache/3"]);
+    remover.does("unlink", ["/cache/4"]);
+    remover.does("rmdir", ["/cache"]);
+    remover.does("close", ["d"]);
+    let mut later = ground.older();
+    assert_eq!(middle.list("/cache"), ["1", "2", "3", "4"]);
+    assert_eq!(middle.read("/cache/1"), "1");
+    later.refused(libc::ENOENT, "status", ["/cache"]);
+    remover.refused(libc::ENOENT, "status", ["/cache"]);
+    ground.live_is([("anchor", "= anchor")]);
+    for agent in [witness, middle, later, remover] {
+        agent.end();
+    }
+    ground.reclaimed();
+}
+
+#[test]
+fn who_begins_between_two_removals_sees_the_first() {
+    let ground = Ground::new();
+    ground.shell("mkdir one two; printf a >one/file; printf b >two/file");
+    let mut remover = ground.older();
+    remover.does("remove", ["/one"]);
+    let mut between = ground.older();
+    between.refused(libc::ENOENT, "status", ["/one"]);
+    remover.does("remove", ["/two"]);
+    between.refused(libc::ENOENT, "status", ["/one"]);
+    assert_eq!(between.read("/two/file"), "b");
+}
+
+#[test]
+fn what_looks_like_a_lock_is_kept_in_a_directory_that_was_put_in_place() {
+    let ground = Ground::new();
+    let mut maker = ground.older();
+    maker.does("mkdir", ["/temporary"]);
+    for name in ["uv.lock", "plain"] {
+        maker.does("put", [&format!("/temporary/{name}"), "text"]);
+    }
+    maker.does("rename", ["/temporary", "/package"]);
+    let mut older = ground.older();
+    let mut remover = ground.older();
+    remover.does("remove", ["/package"]);
+    assert_eq!(older.list("/package"), ["plain", "uv.lock"]);
+    assert_eq!(older.read("/package/uv.lock"), "text");
+    older.end();
+    // Beside it, it is a lock.
+    let mut older = ground.older();
+    maker.does("put", ["/uv.lock", ""]);
+    assert!(older.exists("/uv.lock"));
+    remover.does("unlink", ["/uv.lock"]);
+    assert!(!older.exists("/uv.lock"));
+}
+
+#[test]
+fn a_directory_comes_back_with_the_file_that_names_it() {
+    let ground = Ground::new();
+    let mut maker = ground.older();
+    maker.does("mkdir", ["/archive"]);
+    maker.does("mkdir", ["/temporary"]);
+    maker.does("put", ["/temporary/code", "text"]);
+    let product = format!("/archive/{PRODUCT}");
+    maker.does("rename", ["/temporary", &product]);
+    ground.agent().does("remove", ["/archive"]);
+    let mut between = ground.older();
+    between.refused(libc::ENOENT, "status", [&product]);
+    assert_eq!(maker.read(&format!("{product}/code")), "text");
+    maker.does("put", ["/pointer", &format!("see {PRODUCT}")]);
+    for agent in [&mut maker, &mut between, &mut ground.agent()] {
+        assert_eq!(agent.read("/pointer"), format!("see {PRODUCT}"));
+        assert_eq!(agent.read(&format!("{product}/code")), "text");
+    }
+    let code = format!("archive/{PRODUCT}/code");
+    assert_eq!(ground.live().get(&code).map(String::as_str), Some("= text"));
+}
+
+#[test]
+fn what_a_job_has_not_made_does_not_come_back() {
+    let ground = Ground::new();
+    let product = format!("/archive/{PRODUCT}");
+    ground.shell(&format!("mkdir -p archive/{PRODUCT}; printf text >archive/{PRODUCT}/code"));
+    let mut other = ground.older();
+    assert_eq!(other.read(&format!("{product}/code")), "text");
+    ground.agent().does("remove", ["/archive"]);
+    other.does("put", ["/pointer", &format!("see {PRODUCT}")]);
+    ground.agent().refused(libc::ENOENT, "status", [&product]);
+    assert_eq!(other.read(&format!("{product}/code")), "text");
+}
+
+#[test]
+fn what_comes_and_goes_in_a_directory_does_not_keep_it_from_being_removed() {
+    let ground = Ground::new();
+    ground.shell("mkdir directory; printf 1 >directory/1");
+    let mut worker = ground.older();
+    let mut remover = ground.agent();
+    begins_to_remove(&mut remover, "/directory");
+    remover.does("unlink", ["/directory/1"]);
+    worker.does("put", ["/directory/temporary", "text", "x"]);
+    worker.does("unlink", ["/directory/temporary"]);
+    worker.does("put", ["/directory/new", "text", "x"]);
+    remover.does("rmdir", ["/directory"]);
+    remover.refused(libc::ENOENT, "status", ["/directory"]);
+    assert_eq!(worker.read("/directory/new"), "text");
+}
