@@ -129,3 +129,35 @@ fn what_comes_and_goes_in_a_directory_does_not_keep_it_from_being_removed() {
     remover.refused(libc::ENOENT, "status", ["/directory"]);
     assert_eq!(worker.read("/directory/new"), "text");
 }
+
+#[test]
+fn who_goes_back_to_a_directory_he_has_listed_has_not_listed_it_again() {
+    let ground = Ground::new();
+    ground.shell("mkdir -p directory/inner; printf 1 >directory/inner/1");
+    let mut worker = ground.older();
+    let mut remover = ground.agent();
+    begins_to_remove(&mut remover, "/directory");
+    remover.does("close", ["d"]);
+    remover.does("open", ["inner", "/directory/inner", "directory"]);
+    remover.does("unlink", ["@inner/1"]);
+    worker.does("put", ["/directory/new", "text", "x"]);
+    // As `fts` goes up, when it has closed what it came from.
+    remover.does("open", ["up", "@inner/..", "directory"]);
+    remover.does("rmdir", ["@up/inner"]);
+    remover.does("rmdir", ["/directory"]);
+    remover.refused(libc::ENOENT, "status", ["/directory"]);
+    assert_eq!(worker.read("/directory/new"), "text");
+}
+
+#[test]
+fn who_lists_again_what_is_there_does_not_remove_it() {
+    let ground = Ground::new();
+    ground.shell("mkdir directory; printf 1 >directory/1");
+    let mut worker = ground.older();
+    let mut remover = ground.agent();
+    begins_to_remove(&mut remover, "/directory");
+    remover.does("unlink", ["/directory/1"]);
+    worker.does("put", ["/directory/new", "text", "x"]);
+    assert_eq!(remover.list("/directory"), ["new"]);
+    remover.refused(libc::ENOTEMPTY, "rmdir", ["/directory"]);
+}

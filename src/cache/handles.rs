@@ -31,8 +31,17 @@ pub(super) enum Open {
     Reading,
     /// For writing, with a descriptor of its own.
     Writing { flags: OpenFlags, target: RwLock<Target> },
-    /// A directory; its stream is opened by the first who lists it.
-    Directory(Mutex<Option<Stream>>),
+    /// A directory.
+    Directory(Mutex<Listing>),
+}
+
+/// How far a directory is listed.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Opened by the first who asks for names.
+    pub(super) stream: Option<Stream>,
+    /// Whether the job counts as one that lists the directory by this handle.
+    pub(super) counts: bool,
 }
 
 /// What a handle writes.

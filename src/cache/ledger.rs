@@ -90,7 +90,7 @@ impl Cache {
         for record in ledger.handles {
             let (id, node) = (HandleId(record.id), NodeId(record.node));
             let open = match record.flags {
-                None => Open::Directory(Mutex::new(None)),
+                None => Open::Directory(Mutex::default()),
                 Some(flags) => cache
                     .reopen(node, OpenFlags::from_bits_truncate(flags))
                     .map_err(|errno| std::io::Error::from_raw_os_error(errno.raw()))?,

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
 use super::Cache;
-use super::handles::{Handle, Open};
+use super::handles::{Handle, Listing, Open};
 use super::lookup::Seen;
 use super::resolve::{errno, open_at, status};
 use super::tree::{FileKey, Node};
@@ -150,17 +150,27 @@ impl Cache {
         }
         let versioned = self.tree.versioned(&node);
         let same = versioned.same_for_all();
-        let (job, open) = (self.readers.job(caller), Open::Directory(Mutex::new(None)));
-        // The kernel may have a listing and ask for no other.
-        job.note_listed(versioned.id.0, self.readers.tick());
-        if same {
+        let job = self.readers.job(caller);
+        // Who removes a tree opens directories that he has listed only to get back to them (`fts`, by "..").
+        // Whether he lists them again, he is to say himself.
+        let gets_back = job.has_removed() && job.listed(versioned.id.0).is_some();
+        if !gets_back {
+            // The kernel may have a listing and ask for no other.
+            job.note_listed(versioned.id.0, self.readers.tick());
+        }
+        let cached = same && !gets_back;
+        if cached {
             job.begins_to_list(versioned.id.0);
         }
-        Ok((self.handles.insert(Handle { node: id, job, process: 0, open }), same))
+        let open = Open::Directory(Mutex::new(Listing { stream: None, counts: cached }));
+        Ok((self.handles.insert(Handle { node: id, job, process: 0, open }), cached))
     }
 
     pub(super) fn release_directory(&self, id: HandleId) {
         let Some(handle) = self.handles.remove(id) else { return };
+        if !matches!(&handle.open, Open::Directory(listing) if listing.lock().counts) {
+            return;
+        }
         let versioned = self.tree.get(handle.node).map(|node| self.tree.versioned(&node).id);
         let last = handle.job.ends_to_list(versioned.unwrap_or(handle.node).0);
         if last && self.readers.removal_ended(&handle.job) {
@@ -180,18 +190,18 @@ impl Cache {
         sink: &mut dyn ListingSink,
     ) -> Result<()> {
         let handle = self.handles.get(id)?;
-        let Open::Directory(stream) = &handle.open else { return Err(Errno::ENOTDIR) };
+        let Open::Directory(listing) = &handle.open else { return Err(Errno::ENOTDIR) };
         let node = self.tree.get(handle.node)?;
         let versioned = self.tree.versioned(&node);
         if offset == 0 {
             handle.job.note_listed(versioned.id.0, self.readers.tick());
         }
         // Only those who list by this very handle wait for each other here.
-        let mut stream = stream.lock();
-        if stream.is_none() && !handle.job.is_listing(versioned.id.0) {
+        let mut listing = listing.lock();
+        if !std::mem::replace(&mut listing.counts, true) {
             handle.job.begins_to_list(versioned.id.0);
         }
-        let stream = match &mut *stream {
+        let stream = match &mut listing.stream {
             Some(stream) => stream,
             none => none.insert(self.open_stream(handle.node)?),
         };

@@ -75,6 +75,7 @@ impl Cache {
 
     /// The moment at which `job` removes a name: one of many, if it lists the directory.
     fn moment_of_removal(&self, job: &Job, folder: &Node) -> Moment {
+        job.note_removal();
         match job.is_listing(folder.id.0) {
             true => self.readers.tick_of_removal(job),
             false => self.readers.tick(),

@@ -1,6 +1,6 @@
 //! A job.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
@@ -29,6 +29,8 @@ pub struct Job {
     open: AtomicUsize,
     /// The directories that it has open and lists, by their nodes.
     listing: Mutex<SmallVec<[u64; 4]>>,
+    /// Whether it has removed anything.
+    removes: AtomicBool,
     /// The directories that it has listed, by their nodes, and when.
     listed: Mutex<LruCache<u64, Moment>>,
     /// When it last used the mount, in milliseconds of the system's clock.
@@ -50,6 +52,7 @@ impl Job {
             since: SystemTime::now(),
             open: AtomicUsize::new(0),
             listing: Mutex::default(),
+            removes: AtomicBool::new(false),
             // Unbounded to the map, which otherwise reserves room for all at once.
             listed: Mutex::new(LruCache::unbounded()),
             touched: AtomicU64::new(millis(now)),
@@ -77,10 +80,14 @@ impl Job {
 
     /// It has opened a directory, and lists it.
     pub fn begins_to_list(&self, node: u64) {
-        self.listing.lock().push(node);
+        let mut listing = self.listing.lock();
+        if !listing.contains(&node) {
+            listing.push(node);
+        }
     }
 
-    /// It closes a directory; whether it lists no other.
+    /// It closes a directory, and lists it no more, although it may have it open otherwise; whether it
+    /// lists no other.
     pub fn ends_to_list(&self, node: u64) -> bool {
         let mut listing = self.listing.lock();
         if let Some(at) = listing.iter().rposition(|open| *open == node) {
@@ -92,6 +99,18 @@ impl Job {
     /// Whether it has that directory open and lists it.
     pub fn is_listing(&self, node: u64) -> bool {
         self.listing.lock().contains(&node)
+    }
+
+    /// It removes something.
+    pub fn note_removal(&self) {
+        if !self.removes.load(Ordering::Relaxed) {
+            self.removes.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it has ever removed anything.
+    pub fn has_removed(&self) -> bool {
+        self.removes.load(Ordering::Relaxed)
     }
 
     /// It has one more file or directory open.
