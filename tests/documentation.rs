@@ -19,6 +19,7 @@ const COMMANDS: &[&str] = &[
     "readers",
     "clean",
     "umount",
+    "run",
     "try",
     "completions",
     "man",

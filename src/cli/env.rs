@@ -47,7 +47,7 @@ const VARIABLES: &[(&str, &str)] = &[
 const SETTINGS: &[(&str, &str)] = &[("UV_LINK_MODE", "copy")];
 
 /// The variables that point tools at the mount at `mountpoint`, and their values.
-fn variables(mountpoint: &Path) -> impl Iterator<Item = (&'static str, OsString)> {
+pub(super) fn variables(mountpoint: &Path) -> impl Iterator<Item = (&'static str, OsString)> {
     let folders = VARIABLES.iter().map(|(name, folder)| (*name, mountpoint.join(folder).into()));
     folders.chain(SETTINGS.iter().map(|(name, value)| (*name, OsString::from(value))))
 }

@@ -61,6 +61,11 @@ Examples:
     cachefs man | head -n 1
     cachefs man /usr/local/share/man/man1";
 
+pub(super) const RUN: &str = "\
+Examples:
+    cachefs run -- sh -c 'echo \"$UV_CACHE_DIR\"'
+    cachefs run --store /var/lib/cachefs --at /mnt/cache -- ls -A /mnt/cache";
+
 /// For the manual page of `mount.cachefs`.
 pub(super) const HELPER: &str = "\
 Examples:

@@ -12,6 +12,7 @@ mod mount;
 mod options;
 mod places;
 mod readers;
+mod run;
 mod service;
 mod show;
 mod status;
@@ -59,6 +60,9 @@ enum Command {
     /// Print the variables that point tools at a mount, for `eval`
     #[command(after_help = examples::ENV)]
     Env(env::Args),
+    /// Run a command with a mount of its own, which is gone when it ends; needs no privileges
+    #[command(after_help = examples::RUN)]
+    Run(run::Args),
     /// Demonstrate a mount with real processes in a temporary directory
     #[command(after_help = examples::TRY)]
     Try,
@@ -68,6 +72,9 @@ enum Command {
     /// Print the manual page, or write one for each command
     #[command(after_help = examples::MAN)]
     Man(documents::ManArgs),
+    /// What `run` starts for itself: keeps the mount for all who run something with it
+    #[command(name = run::KEEPER, hide = true)]
+    Keeper(run::KeeperArgs),
     /// What a daemon starts for itself, and nobody else
     #[command(name = outside::COMMAND, hide = true)]
     Outside {
@@ -102,6 +109,8 @@ pub fn main() -> ExitCode {
         Command::Clean(args) => quietly(|| clean::run(&args)),
         Command::Check(args) => quietly(|| check::run(&args)),
         Command::Env(args) => quietly(|| env::run(&args)),
+        Command::Run(args) => quietly(|| run::run(&args)),
+        Command::Keeper(args) => quietly(|| run::keep(&args)),
         Command::Try => quietly(r#try::run),
         Command::Completions(args) => quietly(|| documents::completions(&args)),
         Command::Man(args) => quietly(|| documents::man(&args)),
