@@ -94,7 +94,8 @@ impl<S: Subscriber> Layer<S> for Limit {
             let limited = *about.level() <= Level::WARN;
             (left_out, !limited || take(kinds, about.callsite(), now, || message(event)))
         };
-        // Without the lock: what is told here comes back to this function.
+        // Without the lock: what is told here comes back to this function, by way of the log of the whole
+        // process (one of a thread alone takes nothing in the midst of something else).
         tell(left_out);
         logged
     }
@@ -117,6 +118,8 @@ fn message(event: &Event<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
     use super::*;
 
     fn kinds() -> (Identifier, Identifier) {
@@ -155,5 +158,29 @@ mod tests {
         let over = begin + PERIOD;
         assert_eq!(end(&mut all, over, false), [LeftOut { count: 2, last: "that".into() }]);
         assert!(take(&mut all, one, over, || "this".into()));
+    }
+
+    #[test]
+    fn a_log_has_ten_of_a_kind_and_how_many_more_there_were() {
+        let file = tempfile::tempfile().unwrap();
+        let to = std::sync::Mutex::new(file.try_clone().unwrap());
+        let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(to);
+        let log = tracing_subscriber::registry().with(lines).with(Limit);
+        tracing::subscriber::with_default(log, || {
+            for number in 0..MOST + 3 {
+                tracing::warn!("full for the time {number}");
+                tracing::info!("no warning");
+            }
+            tracing::error!("something else");
+            finish();
+        });
+        let mut text = String::new();
+        std::io::Seek::rewind(&mut &file).unwrap();
+        std::io::Read::read_to_string(&mut &file, &mut text).unwrap();
+        let count = |what: &str| text.matches(what).count();
+        let limited = MOST as usize;
+        assert_eq!(count("WARN") - 1, limited, "{text}");
+        assert_eq!((count("no warning"), count("something else")), (limited + 3, 1), "{text}");
+        assert!(text.contains("left_out=3 last=\"full for the time 12\""), "{text}");
     }
 }
