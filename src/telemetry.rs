@@ -1,5 +1,5 @@
 //! Where log lines go: standard error, a file, or the journal. Warnings that repeat themselves are
-//! [limited](limit).
+//! limited (`limit.rs`).
 
 mod limit;
 
