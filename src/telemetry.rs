@@ -1,18 +1,50 @@
-//! Where log lines go: standard error, a file, or the journal.
+//! Where log lines go: standard error, a file, or the journal. Warnings that repeat themselves are
+//! limited (`limit.rs`).
+
+mod limit;
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Mutex;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+use self::limit::Limit;
 
 /// The variable that says what is logged, as `tracing` filters are written: `debug`,
 /// `cachefs=trace,warn`.
 pub const FILTER: &str = "CACHEFS_LOG";
 
 const JOURNAL: &str = "/run/systemd/journal/stdout";
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON document a line: `timestamp` (RFC 3339), `level`, `target`, and in `fields` the `message` and
+    /// what belongs to it.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Format, String> {
+        match text {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            _ => Err("use `text` or `json`".into()),
+        }
+    }
+}
 
 /// For commands: warnings, on standard error.
 pub fn for_commands() {
@@ -23,20 +55,37 @@ pub fn for_commands() {
 
 /// For a daemon: to `file` if it is given, else to the journal for one in the background (nowhere
 /// where there is no journal), else to standard error.
-pub fn for_daemon(file: Option<&Path>, background: bool) -> io::Result<()> {
-    let filter = filter("warn,cachefs=info,cachefs_mount=info");
-    let start = tracing_subscriber::fmt().with_env_filter(filter);
+pub fn for_daemon(file: Option<&Path>, background: bool, format: Format) -> io::Result<()> {
     if let Some(path) = file {
         let file = File::options().append(true).create(true).open(path)?;
-        let _ = start.with_ansi(false).with_writer(Mutex::new(file)).try_init();
+        start(format, Mutex::new(file), false, true);
     } else if !background {
-        let _ = start.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).try_init();
+        start(format, io::stderr, io::stderr().is_terminal(), true);
     } else if let Ok(journal) = journal() {
         // The journal has its own clock.
-        let start = start.with_ansi(false).without_time();
-        let _ = start.with_writer(Mutex::new(journal)).try_init();
+        start(format, Mutex::new(journal), false, false);
     }
     Ok(())
+}
+
+/// Says what was left out since it was last said. For the end of a daemon.
+pub fn finish() {
+    limit::finish();
+}
+
+fn start<W>(format: Format, to: W, colours: bool, time: bool)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(to).with_ansi(colours);
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match (format, time) {
+        (Format::Text, true) => lines.boxed(),
+        (Format::Text, false) => lines.without_time().boxed(),
+        (Format::Json, _) => lines.json().boxed(),
+    };
+    let filter = filter("warn,cachefs=info,cachefs_mount=info");
+    // Fails only where there is a log already.
+    let _ = tracing_subscriber::registry().with(lines).with(filter).with(Limit).try_init();
 }
 
 fn filter(default: &str) -> EnvFilter {

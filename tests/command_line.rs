@@ -315,26 +315,72 @@ fn the_demonstration_works_without_privileges() {
 fn mount_finds_the_helper() {
     needs_root();
     let home = tempfile::tempdir().unwrap();
-    // In a mount namespace of its own, with an /sbin that has the program and the helper as well.
+    // In a mount namespace of its own, with an /sbin that has the program and the helper as well, and an
+    // /etc/fstab.
     let script = r#"
-        mkdir "$1/sbin"; cp "$0" "$1/sbin/cachefs"; cp "$2" "$1/sbin/mount.cachefs"
+        mkdir "$1/sbin"; cp "$0" "$1/sbin/cachefs"; ln -s cachefs "$1/sbin/mount.cachefs"
         mount -t overlay -o "lowerdir=$1/sbin:/sbin" none /sbin
         mount -t cachefs -o rw,nosuid,access=posix,x-test=1 "$1/store" "$1/mount"
         echo here > "$1/mount/file"; cat "$1/store/file"
         cachefs status "$1/mount" | grep 'access posix'
-        mount -t cachefs -o nonsense "$1/store2" "$1/mount2" || echo "exit code $?"
-        mount -t cachefs "$1/no/where" "$1/mount2" || echo "exit code $?"
+        mount -t cachefs -o nonsense "$1/store2" "$1/mount2" || echo "nonsense: exit code $?"
+        mount -t cachefs "$1/no/where" "$1/mount2" || echo "no where: exit code $?"
         umount "$1/mount"
         ls -A "$1/mount"; [ ! -e "$1/mount2" ]
+
+        touch "$1/fstab"; mount --bind "$1/fstab" /etc/fstab
+        echo "$1/store $1/mount cachefs user,_netdev,nofail,x-systemd.automount,noatime,retain-for=2h 0 0" > /etc/fstab
+        mount "$1/mount"; cachefs status --json "$1/mount" | grep '"retain_for": 7200'
+        cat "$1/mount/file"; cachefs umount "$1/mount"
+        mount -a -t cachefs; mount -a -t cachefs; cachefs umount "$1/mount"
     "#;
-    let helper = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/mount.cachefs");
     Run::shell_with_own_mounts(script)
         .arg(binary())
-        .args([home.path(), &helper])
+        .arg(home.path())
         .succeeds()
-        .says("here")
-        .says("exit code 1")
-        .says("exit code 32");
+        .says("here\n")
+        .says("nonsense: exit code 1")
+        .says("no where: exit code 32");
+}
+
+#[test]
+fn the_helper_takes_what_mount_may_say() {
+    needs_root();
+    let home = tempfile::tempdir().unwrap();
+    let helper = home.path().join("mount.cachefs");
+    std::os::unix::fs::symlink(binary(), &helper).unwrap();
+    let (store, mount) = (home.path().join("store"), home.path().join("mount"));
+    let run = |words: &[&str]| Run::new(&helper).args([&store, &mount]).args(words).finish();
+    let code = |words: &[&str], expected: i32, says: &str| {
+        let said = run(words);
+        assert_eq!(said.status.code(), Some(expected), "{said}");
+        said.says(says);
+    };
+    // Only looks, and so does no harm where it is wrong.
+    code(&["-f", "-n", "-s", "-v", "-o", "rw,threads=2", "-t", "cachefs"], 0, "");
+    code(&["-f", "-o", "thread=2"], 1, "unknown option in `-o thread=2`");
+    code(&["-o", "ro"], 1, "not in this version");
+    code(&["-o", "dev"], 1, "no device nodes");
+    code(&["-o", "foreground"], 1, "would wait for the end");
+    code(&["-N", "/proc/1/ns/mnt"], 1, "nsenter");
+    code(&["-x"], 1, "-x");
+    Run::new(&helper).arg(&store).exits_with(1).says("MOUNTPOINT");
+    Run::new(&helper).arg("--help").succeeds().says("-o <NAME=VALUE,...>");
+    assert!(!store.exists() && !mount.exists());
+    code(&["-sv", "-o", "rw", "-o", "threads=2,nofail"], 0, "mounted on");
+    code(&[], 32, "is already a cachefs mount");
+    Run::new(binary()).arg("umount").arg(&mount).succeeds();
+}
+
+#[test]
+fn logs_may_be_json() {
+    let mount = Mount::builder().options(["--log-format", "json"]).mount();
+    let log = mount.log();
+    let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let mounted = lines.filter(|line| line["fields"]["message"] == "mounted").collect::<Vec<_>>();
+    assert!(mounted.len() == 1 && mounted[0]["level"] == "INFO", "{log}");
+    assert_eq!(mounted[0]["fields"]["mountpoint"].as_str(), mount.path().to_str());
+    assert!(mounted[0]["timestamp"].is_string());
 }
 
 #[test]

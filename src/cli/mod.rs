@@ -3,12 +3,16 @@
 mod check;
 mod clean;
 mod daemon;
+mod documents;
 mod duration;
 mod env;
+mod examples;
+mod helper;
 mod mount;
 mod options;
 mod places;
 mod readers;
+mod run;
 mod service;
 mod show;
 mod status;
@@ -27,7 +31,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// One cache directory for everyone: a mount that makes shared tool caches safe.
 #[derive(Debug, Parser)]
-#[command(name = "cachefs", version, propagate_version = true)]
+#[command(name = "cachefs", version, propagate_version = true, after_help = examples::ALL)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -36,21 +40,41 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Mount a cache directory; returns when the mount answers
+    #[command(after_help = examples::MOUNT)]
     Mount(options::MountArgs),
     /// Unmount, and wait until the daemon has let go of the store
+    #[command(after_help = examples::UMOUNT)]
     Umount(umount::Args),
     /// Show every mount, or one
+    #[command(after_help = examples::STATUS)]
     Status(status::Args),
     /// Show the jobs that use a mount, and what is kept for each
+    #[command(after_help = examples::READERS)]
     Readers(readers::Args),
     /// Remove everything, or some paths, in one step; jobs that run go on seeing it
+    #[command(after_help = examples::CLEAN)]
     Clean(clean::Args),
     /// Say whether this machine and a store are fit, and how to mend what is not
+    #[command(after_help = examples::CHECK)]
     Check(check::Args),
     /// Print the variables that point tools at a mount, for `eval`
+    #[command(after_help = examples::ENV)]
     Env(env::Args),
+    /// Run a command with a mount of its own, which is gone when it ends; needs no privileges
+    #[command(after_help = examples::RUN)]
+    Run(run::Args),
     /// Demonstrate a mount with real processes in a temporary directory
+    #[command(after_help = examples::TRY)]
     Try,
+    /// Print what lets a shell complete the words of this program
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(documents::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    #[command(after_help = examples::MAN)]
+    Man(documents::ManArgs),
+    /// What `run` starts for itself: keeps the mount for all who run something with it
+    #[command(name = run::KEEPER, hide = true)]
+    Keeper(run::KeeperArgs),
     /// What a daemon starts for itself, and nobody else
     #[command(name = outside::COMMAND, hide = true)]
     Outside {
@@ -72,6 +96,9 @@ struct Named {
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
+    if helper::is_called() {
+        return helper::main();
+    }
     let cli = Cli::parse();
     let done = match cli.command {
         // The others log as commands do; a daemon decides that for itself.
@@ -82,7 +109,11 @@ pub fn main() -> ExitCode {
         Command::Clean(args) => quietly(|| clean::run(&args)),
         Command::Check(args) => quietly(|| check::run(&args)),
         Command::Env(args) => quietly(|| env::run(&args)),
+        Command::Run(args) => quietly(|| run::run(&args)),
+        Command::Keeper(args) => quietly(|| run::keep(&args)),
         Command::Try => quietly(r#try::run),
+        Command::Completions(args) => quietly(|| documents::completions(&args)),
+        Command::Man(args) => quietly(|| documents::man(&args)),
         Command::Outside { mountpoint, store, leftovers } => {
             Ok(outside::run(&mountpoint, &store, &leftovers))
         }

@@ -14,6 +14,9 @@ use super::options::{MountArgs, Settings};
 use super::{Failure, daemon, places, show};
 use crate::telemetry;
 
+/// This program, wherever it lies, and also after it was replaced.
+pub(super) const PROGRAM: &str = "/proc/self/exe";
+
 const CHILD: &str = "CACHEFS_BACKGROUND";
 const READY: &[u8] = b"ready\n";
 
@@ -24,30 +27,32 @@ pub(super) fn run(args: MountArgs) -> Result<ExitCode, Failure> {
     settings.spill = settings.spill.map(std::path::absolute).transpose()?;
     if settings.foreground {
         start_log(&args, &settings, false)?;
-        daemon::run(&args, &settings, || Ok(()))?;
+        let done = daemon::run(&args, &settings, || Ok(()));
+        telemetry::finish();
+        done?;
         return Ok(ExitCode::SUCCESS);
     }
     if std::env::var_os(CHILD).is_some() {
         return Ok(run_child(&args, &settings));
     }
     telemetry::for_commands();
-    start_child()
+    let words = std::env::args_os().skip(1);
+    start_child(Command::new(PROGRAM).args(words))
 }
 
 fn start_log(args: &MountArgs, settings: &Settings, background: bool) -> Result<(), Failure> {
     let log = settings.log.as_deref();
     log.map_or(Ok(()), |log| places::check_log(log, &args.mountpoint))?;
-    telemetry::for_daemon(log, background).map_err(|e| {
+    telemetry::for_daemon(log, background, settings.log_format.unwrap_or_default()).map_err(|e| {
         let log = log.unwrap_or("".as_ref());
         format!("can't write the log {}: {e}; name another file", log.display()).into()
     })
 }
 
-/// Starts the daemon and waits for its word.
-fn start_child() -> Result<ExitCode, Failure> {
-    let mut child = Command::new("/proc/self/exe")
+/// Starts the daemon, by a command that has its words, and waits for what it says.
+pub(super) fn start_child(command: &mut Command) -> Result<ExitCode, Failure> {
+    let mut child = command
         .arg0("cachefs")
-        .args(std::env::args_os().skip(1))
         .env(CHILD, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -75,6 +80,7 @@ fn start_child() -> Result<ExitCode, Failure> {
 fn run_child(args: &MountArgs, settings: &Settings) -> ExitCode {
     let detached = detach().and_then(|()| start_log(args, settings, true));
     let done = detached.and_then(|()| daemon::run(args, settings, announce));
+    telemetry::finish();
     let Err(failure) = done else { return ExitCode::SUCCESS };
     tracing::error!("{failure}");
     // Nobody reads it once the mount has been announced; then the log has it.

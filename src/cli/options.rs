@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 
 use super::duration;
 use crate::readers::Grouping;
+use crate::telemetry::Format;
 
 /// `cachefs mount`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -80,6 +81,10 @@ pub(super) struct Settings {
     /// Append the log to this file
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
+
+    /// How log lines are written: `text` or `json` (one JSON document a line) [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<Format>,
 
     /// Stay in the foreground and log to standard error
     #[arg(long)]
@@ -222,14 +227,17 @@ impl Settings {
             ("threads", Some(value)) => {
                 self.threads = Some(value.parse().map_err(|_| wrong("use a number from 1 up"))?);
             }
+            ("log-format", Some(value)) => {
+                self.log_format = Some(value.parse().map_err(|e: String| wrong(&e))?);
+            }
             ("log", Some("")) => return Err(wrong("name a file")),
             ("log", Some(value)) => self.log = Some(value.into()),
             ("foreground", None) => self.foreground = true,
             ("no-passthrough", None) => self.no_passthrough = true,
             ("no-containment", None) => self.no_containment = true,
             (
-                "access" | "retain-for" | "grace" | "reader" | "idle" | "threads" | "log" | "spill"
-                | "on-write-error",
+                "access" | "retain-for" | "grace" | "reader" | "idle" | "threads" | "log"
+                | "log-format" | "spill" | "on-write-error",
                 None,
             ) => {
                 return Err(format!("`-o {name}` needs a value"));
@@ -237,7 +245,14 @@ impl Settings {
             (name, None) if GENERIC.contains(&name) => {}
             ("comment", _) => {}
             (name, _) if name.starts_with("x-") => {}
-            ("ro", _) => return Err("`-o ro` is not in this version".into()),
+            ("sync" | "noatime" | "nodiratime" | "relatime" | "norelatime" | "lazytime", None) => {}
+            ("ro", _) => {
+                return Err(
+                    "`-o ro` is not in this version; `read-only-store` leaves the store as it is"
+                        .into(),
+                );
+            }
+            ("noexec", _) => return Err("`-o noexec` is not in this version".into()),
             ("dev" | "suid", _) => {
                 return Err(format!(
                     "`-o {name}` is refused: a cache has no device nodes and no set-id files"
@@ -262,6 +277,7 @@ impl Settings {
             on_write_error: self.on_write_error.or(other.on_write_error),
             threads: self.threads.or(other.threads),
             log: self.log.or(other.log),
+            log_format: self.log_format.or(other.log_format),
             foreground: self.foreground || other.foreground,
             no_passthrough: self.no_passthrough || other.no_passthrough,
             no_containment: self.no_containment || other.no_containment,
@@ -278,7 +294,13 @@ impl MountArgs {
         })
     }
 
-    fn checked(&self) -> Result<Settings, String> {
+    /// For options that all come by `-o`.
+    pub(super) fn of(store: PathBuf, mountpoint: PathBuf, options: Vec<String>) -> MountArgs {
+        MountArgs { store, mountpoint, named: Settings::default(), options }
+    }
+
+    /// All that was said in either way; says what is wrong with it otherwise.
+    pub(super) fn checked(&self) -> Result<Settings, String> {
         let mut by_option = Settings::default();
         for option in self.options.iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()) {
             by_option.take(option)?;
@@ -309,7 +331,7 @@ mod tests {
     #[test]
     fn options_are_taken_by_name() {
         let all = parse(
-            "rw,access=posix,retain-for=2h,grace=0s,reader=cgroup,idle=3m,threads=3,log=/l,foreground,\
+            "rw,access=posix,retain-for=2h,grace=0s,reader=cgroup,idle=3m,threads=3,log=/l,log-format=json,noatime,foreground,\
              read-only-store,spill=/s,on-write-error=absorb,no-passthrough,no-containment,\
              x-systemd.a=b,user,_netdev",
         );
@@ -325,6 +347,7 @@ mod tests {
             on_write_error: Some(OnWriteError::Absorb),
             threads: NonZeroUsize::new(3),
             log: Some("/l".into()),
+            log_format: Some(Format::Json),
             foreground: true,
             no_passthrough: true,
             no_containment: true,
@@ -366,7 +389,9 @@ mod tests {
             ("ro", "not in this version"),
             ("suid", "refused"),
             ("foreground=yes", "unknown"),
-            ("noexec", "unknown"),
+            ("noexec", "not in this version"),
+            ("nonsense", "unknown"),
+            ("log-format=xml", "`text` or `json`"),
             ("owner=1:1,access=posix", "only"),
             ("on-write-error=ignore", "`absorb` or `fail`"),
             ("on-write-error", "needs a value"),
