@@ -161,3 +161,21 @@ fn who_lists_again_what_is_there_does_not_remove_it() {
     assert_eq!(remover.list("/directory"), ["new"]);
     remover.refused(libc::ENOTEMPTY, "rmdir", ["/directory"]);
 }
+
+#[test]
+fn what_comes_back_brings_back_what_it_names() {
+    let ground = Ground::new();
+    let mut maker = ground.older();
+    for directory in ["/archive", "/index-of-wheels", "/temporary"] {
+        maker.does("mkdir", [directory]);
+    }
+    maker.does("put", ["/temporary/code", "text"]);
+    maker.does("rename", ["/temporary", &format!("/archive/{PRODUCT}")]);
+    maker.does("symlink", [&format!("../archive/{PRODUCT}"), "/index-of-wheels/wheel"]);
+    ground.shell("rm -rf archive index-of-wheels");
+    ground.live_is([("anchor", "= anchor")]);
+    // Named by name, and only that.
+    maker.does("put", ["/list", "index-of-wheels"]);
+    let mut later = ground.older();
+    assert_eq!(later.read("/index-of-wheels/wheel/code"), "text");
+}

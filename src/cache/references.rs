@@ -40,6 +40,22 @@ pub(super) struct Product {
     name: Box<[u8]>,
 }
 
+/// A name that may be missing from a directory.
+struct Missing {
+    folder: Arc<Node>,
+    name: Box<[u8]>,
+}
+
+/// What stands under a name that may have been missing.
+enum Restored {
+    /// Nothing that has come back, nor that anything may be missing in.
+    Nothing,
+    /// A file or symlink that has come back.
+    Name,
+    /// A directory that anything may be missing in.
+    Directory(Arc<Node>),
+}
+
 /// The products of a job, in the order in which they were made.
 pub(super) type Products = VecDeque<Product>;
 
@@ -172,54 +188,80 @@ impl Cache {
     }
 
     /// Brings back what was removed last under a name, if the job had made it and sees it, with all of
-    /// that kind inside.
+    /// that kind inside, and with what is named by the files that come back with it.
     fn restore_product(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) -> Result<()> {
-        let mut pending: Vec<(Arc<Node>, Box<[u8]>)> =
-            vec![(folder.clone(), name.as_bytes().into())];
-        while let Some((folder, name)) = pending.pop() {
-            let name = known_name(&name);
-            let Some(node) = self.restore_one(job, &folder, name)? else { continue };
-            for (inside, _) in node.all_versions() {
-                pending.push((node.clone(), inside));
+        let first = Missing { folder: folder.clone(), name: name.as_bytes().into() };
+        // With its last version, a directory that the kernel does not know would be forgotten.
+        let mut held = Vec::new();
+        let restored = self.restore_all(job, first, &mut held);
+        for node in held {
+            self.give_back(node, 1);
+        }
+        restored
+    }
+
+    fn restore_all(&self, job: &Job, first: Missing, held: &mut Vec<NodeId>) -> Result<()> {
+        let mut pending = vec![first];
+        let mut names = Vec::new();
+        while let Some(missing) = pending.pop() {
+            let (folder, name) = (&missing.folder, known_name(&missing.name));
+            let node = match self.restore_one(job, folder, name)? {
+                Restored::Nothing => continue,
+                Restored::Name => {
+                    names.push(missing);
+                    continue;
+                }
+                Restored::Directory(node) => node,
+            };
+            if self.tree.hold(node.id) {
+                held.push(node.id);
             }
+            let inside = node.all_versions().into_iter().map(|(name, _)| name);
             // Directories in it that are still there may have lost something.
-            for inside in directories_in(&*self.directory(node.id)?)? {
-                pending.push((node.clone(), inside));
+            for name in inside.chain(directories_in(&*self.directory(node.id)?)?) {
+                pending.push(Missing { folder: node.clone(), name });
+            }
+        }
+        for found in names {
+            let folder = &found.folder;
+            // A directory that was moved into place is complete in itself, and may be large.
+            if self.moved_since(folder, Moment(0)) == Some(false) {
+                self.bring_back_named(job, folder, known_name(&found.name))?;
             }
         }
         Ok(())
     }
 
-    /// Brings back one name, if it isn't there; the directory that it stands for, if it does for one
-    /// that anything may be missing in.
-    fn restore_one(
-        &self,
-        job: &Job,
-        folder: &Arc<Node>,
-        name: Name<'_>,
-    ) -> Result<Option<Arc<Node>>> {
+    /// Brings back one name, if it isn't there.
+    fn restore_one(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) -> Result<Restored> {
         let directory = self.directory(folder.id)?;
         let change = self.names.change(folder.id, name.as_bytes());
         match status(&*directory, name.as_bytes()) {
             // Nobody knows it who does not know all above what was removed.
             Ok(live) if kind(&live) == Kind::Directory => {
-                return Ok(self.tree.find(super::resolve::key(&live)));
+                let known = self.tree.find(super::resolve::key(&live));
+                return Ok(known.map_or(Restored::Nothing, Restored::Directory));
             }
-            Ok(_) => return Ok(None),
+            Ok(_) => return Ok(Restored::Nothing),
             Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
         }
-        let Some((node, kept)) = self.kept_for(job, folder, name) else { return Ok(None) };
+        let Some((node, kept)) = self.kept_for(job, folder, name) else {
+            return Ok(Restored::Nothing);
+        };
         let added = self.additions.of(node.id, folder.id, name);
         if added.is_none_or(|added| added.by != job.id) {
-            return Ok(None);
+            return Ok(Restored::Nothing);
         }
         self.return_to(&change, folder, &directory, name, (&node, &kept))?;
         let added = Added::new(node.id, (job.id, self.readers.tick()), How::Moved);
         self.additions.note((folder.id, name), added);
         drop(change);
         self.tell_kernel_later(folder.id, name.as_bytes());
-        Ok((node.kind == Kind::Directory).then_some(node))
+        Ok(match node.kind {
+            Kind::Directory => Restored::Directory(node),
+            _ => Restored::Name,
+        })
     }
 
     /// What a job sees under a name that is not live, and that lies among what was removed.

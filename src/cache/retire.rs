@@ -197,7 +197,7 @@ impl Cache {
     }
 
     /// Whether a directory, or one above it, was renamed after a moment; none if that can't be told.
-    fn moved_since(&self, folder: &Arc<Node>, at: Moment) -> Option<bool> {
+    pub(super) fn moved_since(&self, folder: &Arc<Node>, at: Moment) -> Option<bool> {
         let mut above = folder.clone();
         loop {
             if self.additions.moved(above.id).is_some_and(|moved| moved > at) {
