@@ -17,6 +17,7 @@ const COMMANDS: &[&str] = &[
     "status",
     "env",
     "readers",
+    "prune",
     "clean",
     "umount",
     "run",

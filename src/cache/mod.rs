@@ -14,6 +14,7 @@ mod name_locks;
 #[cfg(test)]
 mod name_locks_tests;
 mod namespace;
+mod pruning;
 mod publish;
 mod reaper;
 mod references;
@@ -40,7 +41,7 @@ use cachefs_mount::{
     Volume,
 };
 use dashmap::DashMap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use self::additions::Additions;
 use self::descriptors::Descriptors;
@@ -49,6 +50,10 @@ use self::handles::Handles;
 pub use self::ledger::{RestoreError, Snapshot};
 use self::lookup::Steps;
 use self::name_locks::NameLocks;
+use self::pruning::Pruner;
+pub use self::pruning::{
+    Known, Limits, PruneError, PruneOptions, PruneRequest, Pruned, PrunedUnit,
+};
 use self::references::Products;
 use self::retire::Retired;
 pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
@@ -79,6 +84,8 @@ pub struct CacheOptions {
     pub descriptors: usize,
     /// How long what was removed is kept.
     pub keep: Keep,
+    /// How it is pruned.
+    pub pruning: PruneOptions,
 }
 
 /// A store, ready to be mounted.
@@ -102,6 +109,9 @@ pub struct Cache {
     products: DashMap<u64, Products>,
     retired: Retired,
     spill: Spill,
+    pruner: Pruner,
+    /// An administrator, or the daemon itself, removes what is to go as one. Locked before `names`.
+    cleaning: Mutex<()>,
     /// The operating system, once it shows this.
     kernel: OnceLock<Arc<dyn Notify>>,
     /// Of names in our own folders, of versions and of records.
@@ -180,6 +190,8 @@ impl Cache {
             products: DashMap::new(),
             retired: Retired::default(),
             spill,
+            pruner: Pruner::new(),
+            cleaning: Mutex::new(()),
             kernel: OnceLock::new(),
             next_number: AtomicU64::new(1),
             names: NameLocks::new(),
@@ -199,6 +211,7 @@ impl Cache {
         self.start_reaper()?;
         self.start_herald()?;
         self.start_probing()?;
+        self.start_pruner()?;
         let cache = Arc::downgrade(self);
         self.readers.when_one_ends(Box::new(move |job| {
             if let Some(cache) = cache.upgrade() {
@@ -380,6 +393,11 @@ impl Volume for Cache {
                 Err(errno) if self.takes_over(errno) => {}
                 // The store has not taken what was written under the old name.
                 Err(Errno::ENOENT) if self.is_hidden(parent, name) => {}
+                Ok(()) => {
+                    let job = self.readers.job(caller).id;
+                    self.note_named(new_parent, new_name.as_bytes(), job);
+                    return Ok(());
+                }
                 renamed => return renamed,
             }
         }

@@ -39,6 +39,7 @@ impl Cache {
         if entry.attributes.kind == Kind::Directory {
             self.note_product(job, folder.id, name);
         }
+        self.note_named(folder.id, name.as_bytes(), job.id);
         Ok(entry)
     }
 

@@ -16,7 +16,7 @@ use super::Failure;
 use super::options::{AccessMode, MountArgs, OnWriteError, Settings};
 use super::places::Place;
 use super::service::Running;
-use crate::cache::{Access, Cache, CacheOptions, Keep};
+use crate::cache::{Access, Cache, CacheOptions, Keep, Limits, PruneOptions};
 use crate::control::public::Public;
 use crate::control::server::{self, Server};
 use crate::readers::{Linux, ReaderOptions, Readers};
@@ -37,6 +37,9 @@ const FEWEST: u64 = 64;
 /// A job that has not used the mount for so long takes in no new children, unless it was said
 /// otherwise.
 const IDLE: Duration = Duration::from_secs(10 * 60);
+
+/// How often it is looked whether the limits are kept, unless it was said otherwise.
+const PRUNED: Duration = Duration::from_secs(10 * 60);
 
 /// Mounts, calls `ready` when the mount answers, and returns when it has ended.
 pub(super) fn run(
@@ -83,6 +86,7 @@ pub(super) fn run(
     running.mount.wait();
     notify::send("STOPPING=1");
     control.stop();
+    running.cache.keep_recency();
     // In this order: without the socket, the store is free, or will be in a moment.
     store.let_go();
     server::remove(store.private());
@@ -144,6 +148,7 @@ fn start(
     let bound = server::bind(store.private()).map_err(what("open the control socket"))?;
     let (access, keep) = (settings.access.unwrap_or_default(), keep(settings));
     let readers = reader_options(settings);
+    let pruning = prune_options(settings);
     let owner = settings.owner.map_or_else(
         || (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
         |owner| (owner.uid, owner.gid),
@@ -155,6 +160,7 @@ fn start(
         },
         descriptors,
         keep,
+        pruning,
     };
     let options = Options {
         source: store.path().as_os_str().to_owned(),
@@ -191,6 +197,7 @@ fn start(
         mountpoint: place.mountpoint.clone(),
         access,
         keep,
+        pruning,
         readers,
         since: OffsetDateTime::now_utc(),
         containment,
@@ -263,6 +270,17 @@ fn reader_options(settings: &Settings) -> ReaderOptions {
         grouping: settings.reader.unwrap_or_default(),
         idle: settings.idle.unwrap_or(IDLE),
     }
+}
+
+/// How the store is pruned while it is mounted.
+fn prune_options(settings: &Settings) -> PruneOptions {
+    let limits = Limits {
+        max_size: settings.max_size,
+        max_age: settings.max_age,
+        min_free: settings.min_free,
+    };
+    let every = (!limits.is_empty()).then(|| settings.prune_every.unwrap_or(PRUNED));
+    PruneOptions { limits, every, layout: settings.layout.unwrap_or_default().0 }
 }
 
 fn threads() -> usize {
@@ -354,6 +372,8 @@ async fn obey(mut signals: Signals, running: Arc<Running>) {
 }
 
 fn unmount_in_time(running: &Running) {
+    // While it is known which files were used.
+    running.cache.keep_recency();
     let busy_until = std::time::Instant::now() + BUSY_TIME;
     let mut said = false;
     loop {

@@ -34,6 +34,15 @@ Examples:
     cachefs clean /mnt/cache pip ruff
     cachefs clean";
 
+pub(super) const PRUNE: &str = "\
+Examples:
+    cachefs prune --max-size 20G
+    cachefs prune --older-than 30d --dry-run
+    cachefs prune /mnt/cache --tool pip
+    cachefs prune --min-free 1% uv pip
+
+Without limits, tools and paths: what the mount's own limits do not allow.";
+
 pub(super) const CHECK: &str = "\
 Examples:
     cachefs check

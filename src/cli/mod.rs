@@ -11,6 +11,7 @@ mod helper;
 mod mount;
 mod options;
 mod places;
+mod prune;
 mod readers;
 mod run;
 mod service;
@@ -54,6 +55,9 @@ enum Command {
     /// Remove everything, or some paths, in one step; jobs that run go on seeing it
     #[command(after_help = examples::CLEAN)]
     Clean(clean::Args),
+    /// Remove what was used least recently, each piece of a cache as a whole
+    #[command(after_help = examples::PRUNE)]
+    Prune(prune::Args),
     /// Say whether this machine and a store are fit, and how to mend what is not
     #[command(after_help = examples::CHECK)]
     Check(check::Args),
@@ -107,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => quietly(|| status::run(&args)),
         Command::Readers(args) => quietly(|| readers::run(&args)),
         Command::Clean(args) => quietly(|| clean::run(&args)),
+        Command::Prune(args) => quietly(|| prune::run(&args)),
         Command::Check(args) => quietly(|| check::run(&args)),
         Command::Env(args) => quietly(|| env::run(&args)),
         Command::Run(args) => quietly(|| run::run(&args)),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cachefs_mount::fuse::Mount;
 use serde_json::{Map, Value, json};
@@ -9,8 +10,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::options::{self, AccessMode};
-use crate::cache::{Cache, CleanError, Holding, Keep};
+use super::{prune, show};
+use crate::cache::{Cache, CleanError, Holding, Keep, Limits, PruneOptions, PruneRequest};
+use crate::control::PruneWords;
 use crate::control::server::Service;
+use crate::prune::Only;
 use crate::readers::{Job, ReaderOptions};
 use crate::store::{self, Store};
 use crate::system::containment::Containment;
@@ -25,6 +29,7 @@ pub(super) struct Running {
     pub(super) mountpoint: PathBuf,
     pub(super) access: AccessMode,
     pub(super) keep: Keep,
+    pub(super) pruning: PruneOptions,
     pub(super) readers: ReaderOptions,
     pub(super) since: OffsetDateTime,
     pub(super) containment: Containment,
@@ -61,6 +66,8 @@ impl Service for Running {
             let since = OffsetDateTime::from(degraded.since).replace_nanosecond(0).ok();
             json!({"since": since.and_then(|at| at.format(&Rfc3339).ok()), "reason": degraded.reason})
         });
+        let (step, done, of) = self.cache.prune_progress();
+        let known = self.cache.known(FRESH);
         let readers = self.cache.readers();
         let holders = readers.iter().filter(|reader| reader.retired.files > 0).count();
         let mut containment = self.containment.to_json();
@@ -74,8 +81,13 @@ impl Service for Running {
             "degraded": degraded,
             "connection": self.mount.connection(),
             "space": space,
-            // To count them would be to walk through the store.
-            "live": null,
+            "live": known.map(|known| json!({
+                "bytes": known.live.bytes, "files": known.live.files,
+                "in_use": known.in_use.bytes, "at": show::time(known.at),
+            })),
+            "units": known.map(|known| known.units),
+            "pruning": {"step": step, "done": done, "of": of},
+            "limits": limits(&self.pruning),
             "spilled": {"bytes": spilled.bytes, "files": spilled.files},
             "retired": {"bytes": retired.bytes, "files": retired.files, "readers": holders},
             "readers": readers.len(),
@@ -111,8 +123,33 @@ impl Service for Running {
         Ok(json!({"removed": cleaned.names, "seen_by": cleaned.seen_by}))
     }
 
+    fn prune(&self, words: PruneWords, by: u32) -> Result<Value, String> {
+        let request = PruneRequest {
+            limits: Limits {
+                max_size: words.max_size,
+                max_age: words.older_than.map(Duration::from_secs),
+                min_free: words.min_free,
+            },
+            only: Only { tools: words.tools, paths: words.paths },
+            dry_run: words.dry_run,
+            by,
+        };
+        let pruned = self.cache.prune(&request).map_err(|error| error.to_string())?;
+        if !words.dry_run {
+            tracing::info!(
+                units = pruned.units.len(),
+                bytes = pruned.frees.bytes,
+                seen_by = pruned.seen_by.len(),
+                "pruned by hand",
+            );
+        }
+        Ok(prune::answer(&pruned, words.dry_run, &self.mountpoint, processes::command))
+    }
+
     fn unmount(&self, lazy: bool) -> Result<(), String> {
         let at = self.mountpoint.display();
+        // While it is known which files were used.
+        self.cache.keep_recency();
         match self.mount.unmount(lazy) {
             Ok(()) => Ok(()),
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(format!(
@@ -122,6 +159,20 @@ impl Service for Running {
             Err(e) => Err(format!("can't unmount {at}: {e}")),
         }
     }
+}
+
+/// What a store holds is counted anew for who asks after this time.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// What the mount was told to keep.
+fn limits(options: &PruneOptions) -> Value {
+    json!({
+        "max_size": options.limits.max_size.map(|size| size.to_string()),
+        "max_age": options.limits.max_age.map(|age| age.as_secs()),
+        "min_free": options.limits.min_free.map(|size| size.to_string()),
+        "prune_every": options.every.map(|every| every.as_secs()),
+        "layout": options.layout.map_or_else(|| "auto".to_owned(), |layout| layout.name()),
+    })
 }
 
 /// A job, as `cachefs readers --json` has it.

@@ -238,6 +238,7 @@ impl<'f> Gathering<'f> {
             size: Amount::default(),
             last_use: SystemTime::UNIX_EPOCH,
             in_use: false,
+            being_made: false,
             needs: SmallVec::new(),
             only_needed: false,
             used_through_needs: false,

@@ -196,7 +196,9 @@ struct Choice<'u> {
 impl<'u> Choice<'u> {
     fn new(units: &'u Units, policy: &Policy, now: &Now) -> Choice<'u> {
         let number = units.units.len();
-        let allowed: Vec<bool> = units.units.iter().map(|unit| policy.only.allows(unit)).collect();
+        let mut allowed: Vec<bool> =
+            units.units.iter().map(|unit| policy.only.allows(unit)).collect();
+        keep_what_is_being_made(units, &mut allowed);
         let mut needed_by = vec![SmallVec::new(); number];
         for (at, unit) in units.units.iter().enumerate() {
             for need in &unit.needs {
@@ -273,6 +275,19 @@ impl<'u> Choice<'u> {
             for &by in &self.needed_by[unit] {
                 open.push(Chosen { unit: by as usize, why: Why::Needs(unit) });
             }
+        }
+    }
+}
+
+/// What is being made may not be chosen, nor what it can't do without.
+fn keep_what_is_being_made(units: &Units, allowed: &mut [bool]) {
+    let made = |i: &usize| units.units[*i].being_made;
+    let mut open: Vec<usize> = (0..units.units.len()).filter(made).collect();
+    let mut seen = vec![false; units.units.len()];
+    while let Some(unit) = open.pop() {
+        allowed[unit] = false;
+        if !std::mem::replace(&mut seen[unit], true) {
+            open.extend(units.units[unit].needs.iter().map(|need| *need as usize));
         }
     }
 }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A number of bytes, or a part of something whose size is known only later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Size {
     /// So many bytes.
     Bytes(u64),
@@ -71,6 +72,20 @@ impl FromStr for Size {
         let (_, factor) = UNITS.into_iter().find(|(name, _)| *name == unit).ok_or_else(how)?;
         let bytes = number.and_then(|number| number.checked_mul(factor));
         bytes.map(Size::Bytes).ok_or_else(|| "that is too much; `16383P` is the most".into())
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Size, String> {
+        text.parse()
+    }
+}
+
+impl From<Size> for String {
+    fn from(size: Size) -> String {
+        size.to_string()
     }
 }
 

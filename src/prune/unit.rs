@@ -40,6 +40,8 @@ pub struct Unit {
     pub last_use: SystemTime,
     /// A running reader has used it since that reader began (SEMANTICS 6.4).
     pub in_use: bool,
+    /// A running job has just made some of it, and may be about to make more: it is not chosen.
+    pub being_made: bool,
     /// The units (by their numbers in [`Units::units`]) that it can't do without: when one of those
     /// goes, this one goes along.
     pub needs: SmallVec<[u32; 2]>,

@@ -125,9 +125,10 @@ fn sccache_gets_along() {
         |_, plan| {
             sccache().arg("--zero-stats").succeeds();
             compile_all();
-            assert_eq!(counted("Cache misses  "), plan.chosen.len() as u64);
+            let missed = if Scene::GOES_ON { 0 } else { plan.chosen.len() as u64 };
+            assert_eq!(counted("Cache misses  "), missed);
             compile_all();
-            assert_eq!(counted("Cache misses  "), plan.chosen.len() as u64);
+            assert_eq!(counted("Cache misses  "), missed);
         },
     );
 }

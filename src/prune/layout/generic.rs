@@ -25,6 +25,8 @@ macro_rules! depths {
 static DEPTHS: [Generic; MOST] = depths![1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16];
 
 impl Generic {
+    pub(super) const ENTRIES: &'static Generic = &DEPTHS[1];
+
     pub(super) fn of_depth(depth: usize) -> Option<&'static Generic> {
         DEPTHS.get(depth.checked_sub(1)?)
     }

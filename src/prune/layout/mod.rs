@@ -149,6 +149,20 @@ impl Layout {
         ALL.into_iter().map(|rules| rules.name())
     }
 
+    /// `generic:2`: what to take for units where nothing is known, and something has to go.
+    pub fn entries() -> Layout {
+        Layout(Generic::ENTRIES)
+    }
+
+    /// The names of all tools whose caches are known, and `generic`.
+    pub fn tools() -> Vec<&'static str> {
+        let mut tools: Vec<_> = ALL.into_iter().map(|rules| rules.tool()).collect();
+        tools.push("generic");
+        tools.sort_unstable();
+        tools.dedup();
+        tools
+    }
+
     pub(super) fn rules(self) -> &'static dyn Rules {
         self.0
     }

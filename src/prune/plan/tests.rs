@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::super::policy::Only;
 use super::super::unit::{Shared, Unit};
+use smallvec::smallvec;
+
 use super::*;
 
 const NOW: u64 = 1000;
@@ -26,6 +28,7 @@ fn unit(number: usize, bytes: u64, files: u64, last_use: u64) -> Unit {
         size: Amount { bytes, files },
         last_use: at(last_use),
         in_use: false,
+        being_made: false,
         needs: SmallVec::new(),
         only_needed: false,
         used_through_needs: false,
@@ -70,6 +73,18 @@ fn a_limit_that_is_passed_is_gone_below_by_a_part() {
     assert_eq!(numbers(&plan(&units, &policy, &now(Some(99)))), [0, 1, 2]);
     assert!(numbers(&plan(&units, &policy, &now(Some(100)))).is_empty());
     assert!(numbers(&plan(&units, &policy, &now(None))).is_empty());
+}
+
+#[test]
+fn what_is_being_made_stays() {
+    let mut units = in_order(3);
+    units.units[1].being_made = true;
+    assert_eq!(numbers(&plan(&units, &sizes(0), &now(None))), [0, 2]);
+    // What it needs stays as well.
+    units.units[1].needs = smallvec![0];
+    let plan = plan(&units, &sizes(0), &now(None));
+    assert_eq!(numbers(&plan), [2]);
+    assert!(plan.lacks.bytes > 0);
 }
 
 #[test]
@@ -187,6 +202,7 @@ fn any_unit(number: usize) -> impl Strategy<Value = Unit> {
     (0..50u64, 1..4u64, 900..1010u64, needs, flags).prop_map(
         move |(bytes, files, last_use, needs, (in_use, only_needed, through))| Unit {
             in_use,
+            being_made: false,
             needs: needs.into_iter().filter(|need| *need as usize != number).collect(),
             only_needed,
             used_through_needs: through,
