@@ -17,6 +17,7 @@ const COMMANDS: &[&str] = &[
     "status",
     "env",
     "readers",
+    "top",
     "prune",
     "clean",
     "umount",

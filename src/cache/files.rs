@@ -42,7 +42,7 @@ impl Cache {
             Kind::Directory => return Err(Errno::EISDIR),
             _ => return Err(Errno::ENXIO),
         }
-        self.counters.hit();
+        self.count_hit(&node);
         let job = self.readers.job(caller);
         let step = self.steps.take(caller);
         if node.is_renumbered() && step.is_none() && caller.thread != 0 {
@@ -386,6 +386,7 @@ impl Cache {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.numbers.read(done);
         Ok(done)
     }
 
@@ -422,6 +423,7 @@ impl Cache {
             Err(errno) if done == 0 => return Err(errno),
             _ => self.note_written(done, handle.job.id),
         }
+        self.numbers.written(done);
         Ok(done)
     }
 

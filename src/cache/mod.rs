@@ -14,6 +14,7 @@ mod name_locks;
 #[cfg(test)]
 mod name_locks_tests;
 mod namespace;
+mod numbers;
 mod pruning;
 mod publish;
 mod reaper;
@@ -50,6 +51,8 @@ use self::handles::Handles;
 pub use self::ledger::{RestoreError, Snapshot};
 use self::lookup::Steps;
 use self::name_locks::NameLocks;
+use self::numbers::Numbers;
+pub use self::numbers::{OTHER, ToolNumbers, Totals};
 use self::pruning::Pruner;
 pub use self::pruning::{
     Known, Limits, PruneError, PruneOptions, PruneRequest, Pruned, PrunedUnit,
@@ -122,23 +125,7 @@ pub struct Cache {
     /// exclusive for one who could not find a node where the tree said. Locked after `names`, and
     /// before anything in the tree.
     moves: RwLock<()>,
-    counters: Counters,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    hits: AtomicU64,
-    misses: AtomicU64,
-}
-
-impl Counters {
-    fn hit(&self) {
-        self.hits.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn miss(&self) {
-        self.misses.fetch_add(1, Ordering::Relaxed);
-    }
+    numbers: Numbers,
 }
 
 /// How a cache is doing.
@@ -148,10 +135,6 @@ pub struct Counts {
     pub nodes: u64,
     /// Open files and directories.
     pub handles: u64,
-    /// Opens of files that were there.
-    pub hits: u64,
-    /// Lookups of names that were not there.
-    pub misses: u64,
 }
 
 impl Cache {
@@ -202,7 +185,7 @@ impl Cache {
             store,
             readers,
             moves: RwLock::new(()),
-            counters: Counters::default(),
+            numbers: Numbers::new(),
         })
     }
 
@@ -230,12 +213,7 @@ impl Cache {
 
     /// How it is doing.
     pub fn counts(&self) -> Counts {
-        Counts {
-            nodes: self.tree.len() as u64,
-            handles: self.handles.len() as u64,
-            hits: self.counters.hits.load(Ordering::Relaxed),
-            misses: self.counters.misses.load(Ordering::Relaxed),
-        }
+        Counts { nodes: self.tree.len() as u64, handles: self.handles.len() as u64 }
     }
 
     /// The store that it shows.
@@ -387,17 +365,13 @@ impl Volume for Cache {
         flags: RenameFlags,
     ) -> Result<()> {
         if !self.goes_aside(parent, name) && !self.goes_aside(new_parent, new_name) {
+            self.note_named(new_parent, new_name, self.readers.job(caller).id);
             match self.rename(caller, (parent, name), (new_parent, new_name), flags) {
                 // Between the store and the area nothing is moved.
                 Err(Errno::EXDEV) if self.spill.is_used() => {}
                 Err(errno) if self.takes_over(errno) => {}
                 // The store has not taken what was written under the old name.
                 Err(Errno::ENOENT) if self.is_hidden(parent, name) => {}
-                Ok(()) => {
-                    let job = self.readers.job(caller).id;
-                    self.note_named(new_parent, new_name.as_bytes(), job);
-                    return Ok(());
-                }
                 renamed => return renamed,
             }
         }

@@ -39,7 +39,6 @@ impl Cache {
         if entry.attributes.kind == Kind::Directory {
             self.note_product(job, folder.id, name);
         }
-        self.note_named(folder.id, name.as_bytes(), job.id);
         Ok(entry)
     }
 
@@ -63,6 +62,7 @@ impl Cache {
         if self.is_taken(&folder.versions(name), job.id) {
             return Err(Errno::EEXIST);
         }
+        self.note_named(folder.id, name, job.id);
         Ok((job, folder, change))
     }
 

@@ -123,6 +123,8 @@ pub(super) struct Node {
     locked: AtomicBool,
     /// Which job has used it last, and when, as `pruning` notes it; 0: none.
     pub(super) used: AtomicU64,
+    /// Which tool's cache it lies in, as `numbers` notes it; 0: not known.
+    pub(super) tool: AtomicU32,
     /// It has a name that the store could not take.
     aside: AtomicBool,
     /// Lookups not yet given back, and known children. Raised only while `Tree::nodes` is locked
@@ -265,8 +267,8 @@ impl Node {
             renumbered: false,
             versions: None,
         });
-        let used = AtomicU64::new(0);
-        Node { id, kind, face, moves, opens, locked, used, aside, references, state }
+        let (used, tool) = (AtomicU64::new(0), AtomicU32::new(0));
+        Node { id, kind, face, moves, opens, locked, used, tool, aside, references, state }
     }
 }
 

@@ -19,6 +19,7 @@ use super::service::Running;
 use crate::cache::{Access, Cache, CacheOptions, Keep, Limits, PruneOptions};
 use crate::control::public::Public;
 use crate::control::server::{self, Server};
+use crate::metrics::{self, Exporter};
 use crate::readers::{Linux, ReaderOptions, Readers};
 use crate::store::{self, Spilling, Store, Wishes};
 use crate::system::containment::{self, Allowed, Containment};
@@ -146,6 +147,11 @@ fn start(
     // Before there is a mount: a signal must never leave one without its daemon.
     let signals = Signals::new(&runtime).map_err(what("handle signals"))?;
     let bound = server::bind(store.private()).map_err(what("open the control socket"))?;
+    let listener = settings.metrics.map(|at| {
+        metrics::bind(at)
+            .map_err(|e| format!("can't answer with metrics at {at}: {e}; say another --metrics"))
+    });
+    let listener = listener.transpose()?;
     let (access, keep) = (settings.access.unwrap_or_default(), keep(settings));
     let readers = reader_options(settings);
     let pruning = prune_options(settings);
@@ -200,10 +206,12 @@ fn start(
         pruning,
         readers,
         since: OffsetDateTime::now_utc(),
+        metrics: listener.as_ref().and_then(|listener| listener.local_addr().ok()),
         containment,
         outside,
     });
-    match Control::start(runtime, signals, bound, public, running.clone()) {
+    let sockets = Sockets { bound, public, metrics: listener };
+    match Control::start(runtime, signals, sockets, running.clone()) {
         Ok(control) => Ok((running, control)),
         Err(error) => {
             let _ = running.mount.unmount(true);
@@ -310,7 +318,15 @@ impl Signals {
     }
 }
 
-/// What answers on the control socket and to signals, in a thread of its own.
+/// What is answered on.
+struct Sockets {
+    bound: server::Bound,
+    /// For everyone.
+    public: Option<Public>,
+    metrics: Option<std::net::TcpListener>,
+}
+
+/// What answers on the sockets and to signals, in a thread of its own.
 struct Control {
     thread: JoinHandle<()>,
     stop: oneshot::Sender<()>,
@@ -322,17 +338,22 @@ impl Control {
     fn start(
         runtime: Runtime,
         signals: Signals,
-        bound: server::Bound,
-        mut public: Option<Public>,
+        sockets: Sockets,
         running: Arc<Running>,
     ) -> io::Result<Control> {
         let (stop, stopped) = oneshot::channel();
+        let Sockets { bound, mut public, metrics } = sockets;
         let second = public.as_mut().and_then(server::Bound::public);
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             runtime.block_on(async {
                 let server = Server::new(running.clone());
                 for bound in [Some(bound), second].into_iter().flatten() {
                     tokio::spawn(server.clone().serve(bound));
+                }
+                if let Some(listener) = metrics {
+                    let running = running.clone();
+                    let text = move || metrics::text(&running.status_for_metrics());
+                    tokio::spawn(Exporter::new(text).serve(listener));
                 }
                 tokio::spawn(obey(signals, running));
                 // It also ends, with an error, when the daemon gives up.

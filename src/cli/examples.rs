@@ -28,6 +28,13 @@ Examples:
     cachefs readers
     cachefs readers --json /var/lib/cachefs";
 
+pub(super) const TOP: &str = "\
+Examples:
+    cachefs top --once
+    cachefs top --once --interval 2s /mnt/cache | head -n 4
+
+Without --once: until `q`.";
+
 pub(super) const CLEAN: &str = "\
 Examples:
     cachefs clean /mnt/cache/uv

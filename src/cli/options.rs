@@ -1,5 +1,6 @@
 //! The options of `mount`, as words of their own and as `-o name=value,...` (for `mount -t cachefs`).
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -98,6 +99,11 @@ pub(super) struct Settings {
     /// [default: auto]
     #[arg(long, value_name = "LAYOUT")]
     pub layout: Option<LayoutChoice>,
+
+    /// Answer with metrics for Prometheus at `http://ADDR:PORT/metrics`; everyone who reaches the address
+    /// may read them
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
+    pub metrics: Option<SocketAddr>,
 
     /// How many threads answer requests [default: one for each processor]
     #[arg(long, value_name = "NUMBER")]
@@ -215,6 +221,13 @@ impl FromStr for Owner {
     }
 }
 
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "use an address and a port, such as `127.0.0.1:9464`, `0.0.0.0:9464` (all addresses) or `[::1]:9464`"
+            .into()
+    })
+}
+
 fn grouping(text: &str) -> Result<Grouping, String> {
     match text {
         "tree" => Ok(Grouping::Tree),
@@ -276,6 +289,7 @@ impl Settings {
             ("layout", Some(value)) => {
                 self.layout = Some(value.parse().map_err(|e: String| wrong(&e))?)
             }
+            ("metrics", Some(value)) => self.metrics = Some(address(value).map_err(|e| wrong(&e))?),
             ("read-only-store", None) => self.read_only_store = true,
             ("spill", Some("")) => return Err(wrong("name a directory")),
             ("spill", Some(value)) => self.spill = Some(value.into()),
@@ -296,7 +310,7 @@ impl Settings {
             (
                 "access" | "retain-for" | "grace" | "reader" | "idle" | "threads" | "log"
                 | "log-format" | "spill" | "on-write-error" | "max-size" | "max-age" | "min-free"
-                | "prune-every" | "layout",
+                | "prune-every" | "layout" | "metrics",
                 None,
             ) => {
                 return Err(format!("`-o {name}` needs a value"));
@@ -339,6 +353,7 @@ impl Settings {
             min_free: self.min_free.or(other.min_free),
             prune_every: self.prune_every.or(other.prune_every),
             layout: self.layout.or(other.layout),
+            metrics: self.metrics.or(other.metrics),
             threads: self.threads.or(other.threads),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
@@ -408,7 +423,7 @@ mod tests {
     fn options_are_taken_by_name() {
         let all = parse(
             "rw,access=posix,retain-for=2h,grace=0s,reader=cgroup,idle=3m,threads=3,log=/l,log-format=json,noatime,foreground,\
-             max-size=20G,max-age=30d,min-free=10%,prune-every=5m,layout=generic:2,\
+             max-size=20G,max-age=30d,min-free=10%,prune-every=5m,layout=generic:2,metrics=[::1]:9464,\
              read-only-store,spill=/s,on-write-error=absorb,no-passthrough,no-containment,\
              x-systemd.a=b,user,_netdev",
         );
@@ -424,6 +439,7 @@ mod tests {
             min_free: Some(Size::Percent(10)),
             prune_every: Some(Duration::from_secs(300)),
             layout: Some(LayoutChoice(Some("generic:2".parse().unwrap()))),
+            metrics: Some("[::1]:9464".parse().unwrap()),
             read_only_store: true,
             spill: Some("/s".into()),
             on_write_error: Some(OnWriteError::Absorb),

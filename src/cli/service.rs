@@ -1,22 +1,23 @@
 //! What a daemon answers on its control socket.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cachefs_mount::fuse::Mount;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::options::{self, AccessMode};
-use super::{prune, show};
+use super::options::AccessMode;
+use super::{prune, told};
 use crate::cache::{Cache, CleanError, Holding, Keep, Limits, PruneOptions, PruneRequest};
 use crate::control::PruneWords;
 use crate::control::server::Service;
 use crate::prune::Only;
 use crate::readers::{Job, ReaderOptions};
-use crate::store::{self, Store};
+use crate::store::Store;
 use crate::system::containment::Containment;
 use crate::system::outside::Outside;
 use crate::system::{busy, processes};
@@ -32,6 +33,8 @@ pub(super) struct Running {
     pub(super) pruning: PruneOptions,
     pub(super) readers: ReaderOptions,
     pub(super) since: OffsetDateTime,
+    /// Where metrics are answered with.
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) containment: Containment,
     /// Does what the daemon can't do any more.
     pub(super) outside: Option<Arc<Outside>>,
@@ -51,58 +54,17 @@ impl Running {
     }
 }
 
+impl Running {
+    /// As [`Service::status`], for programs that ask again and again: what the store holds is not counted anew
+    /// for each.
+    pub(super) fn status_for_metrics(&self) -> Value {
+        told::status(self, FRESH_FOR_METRICS)
+    }
+}
+
 impl Service for Running {
     fn status(&self) -> Value {
-        let counts = self.cache.counts();
-        let kernel: Map<String, Value> =
-            self.mount.features().list().into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-        let requests: Map<String, Value> =
-            self.mount.requests().into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-        let space = rustix::fs::fstatvfs(self.store.root()).ok().map(
-            |s| json!({"bytes": s.f_blocks * s.f_frsize, "available": s.f_bavail * s.f_frsize}),
-        );
-        let (retired, spilled) = (self.cache.retired(), self.cache.spilled());
-        let degraded = self.cache.degraded().map(|degraded| {
-            let since = OffsetDateTime::from(degraded.since).replace_nanosecond(0).ok();
-            json!({"since": since.and_then(|at| at.format(&Rfc3339).ok()), "reason": degraded.reason})
-        });
-        let (step, done, of) = self.cache.prune_progress();
-        let known = self.cache.known(FRESH);
-        let readers = self.cache.readers();
-        let holders = readers.iter().filter(|reader| reader.retired.files > 0).count();
-        let mut containment = self.containment.to_json();
-        containment["store_closed"] = store::is_closed(self.store.path()).into();
-        json!({
-            "mountpoint": self.mountpoint.to_string_lossy(),
-            "store": self.store.path().to_string_lossy(),
-            "pid": std::process::id(),
-            "since": self.since.format(&Rfc3339).ok(),
-            "access": self.access.name(),
-            "degraded": degraded,
-            "connection": self.mount.connection(),
-            "space": space,
-            "live": known.map(|known| json!({
-                "bytes": known.live.bytes, "files": known.live.files,
-                "in_use": known.in_use.bytes, "at": show::time(known.at),
-            })),
-            "units": known.map(|known| known.units),
-            "pruning": {"step": step, "done": done, "of": of},
-            "limits": limits(&self.pruning),
-            "spilled": {"bytes": spilled.bytes, "files": spilled.files},
-            "retired": {"bytes": retired.bytes, "files": retired.files, "readers": holders},
-            "readers": readers.len(),
-            "reader": options::grouping_name(self.readers.grouping),
-            "retain_for": self.keep.retain_for.as_secs(),
-            "grace": self.keep.grace.as_secs(),
-            "idle": self.readers.idle.as_secs(),
-            "nodes": counts.nodes,
-            "handles": counts.handles,
-            "hits": counts.hits,
-            "misses": counts.misses,
-            "kernel": kernel,
-            "containment": containment,
-            "requests": requests,
-        })
+        told::status(self, FRESH)
     }
 
     fn readers(&self) -> Value {
@@ -164,16 +126,8 @@ impl Service for Running {
 /// What a store holds is counted anew for who asks after this time.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// What the mount was told to keep.
-fn limits(options: &PruneOptions) -> Value {
-    json!({
-        "max_size": options.limits.max_size.map(|size| size.to_string()),
-        "max_age": options.limits.max_age.map(|age| age.as_secs()),
-        "min_free": options.limits.min_free.map(|size| size.to_string()),
-        "prune_every": options.every.map(|every| every.as_secs()),
-        "layout": options.layout.map_or_else(|| "auto".to_owned(), |layout| layout.name()),
-    })
-}
+/// And for metrics, after this time.
+const FRESH_FOR_METRICS: Duration = Duration::from_secs(5 * 60);
 
 /// A job, as `cachefs readers --json` has it.
 fn describe(holding: &Holding) -> Value {

@@ -36,6 +36,14 @@ pub(super) fn time(time: SystemTime) -> Option<String> {
     time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
 }
 
+/// So many of something whose name gets an `s` where there are several.
+pub(super) fn count(count: u64, of: &str) -> String {
+    match count {
+        1 => format!("1 {of}"),
+        many => format!("{many} {of}s"),
+    }
+}
+
 /// A number of bytes, to three digits.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

@@ -124,7 +124,8 @@ fn live(mount: &Value) -> String {
         return "being counted".into();
     };
     let units = mount["units"].as_u64().unwrap_or(0);
-    let mut said = format!("{} in {files} files, {units} units", show::bytes(bytes));
+    let (files, units) = (show::count(files, "file"), show::count(units, "unit"));
+    let mut said = format!("{} in {files}, {units}", show::bytes(bytes));
     if let Some(most) = mount["limits"]["max_size"].as_str() {
         // Writing to a string does not fail.
         let _ = write!(said, ", of {most}");

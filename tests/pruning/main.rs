@@ -32,6 +32,7 @@ mod ground;
 mod job;
 mod limits;
 mod many;
+mod numbers;
 mod recency;
 mod scene;
 mod view;

@@ -1,6 +1,6 @@
 //! Which units there are, and how recently they were used.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,7 +13,7 @@ use crate::prune::{self, Amount, Plan, Units};
 use crate::readers::Job;
 
 /// What was found when it was looked last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Known {
     /// When that was, by the clock.
     pub at: SystemTime,
@@ -23,6 +23,8 @@ pub struct Known {
     pub in_use: Amount,
     /// How many units there are.
     pub units: usize,
+    /// By tools: how many units, and what is in them.
+    pub tools: BTreeMap<&'static str, (usize, Amount)>,
 }
 
 impl Cache {
@@ -33,7 +35,7 @@ impl Cache {
             None => layout::find(self.root.as_fd())?,
         }
         .into();
-        *self.pruner.layouts.write() = found.clone();
+        self.pruner.note_layouts(found.clone());
         Ok(found)
     }
 
@@ -101,10 +103,18 @@ impl Cache {
 
     /// So much of what is known has gone.
     pub(super) fn note_pruned(&self, pruned: &Pruned) {
+        self.numbers.pruned(pruned);
         if let Some((_, known)) = &mut *self.pruner.known.lock() {
             known.live.bytes = known.live.bytes.saturating_sub(pruned.frees.bytes);
             known.live.files = known.live.files.saturating_sub(pruned.frees.files);
             known.units = known.units.saturating_sub(pruned.units.len());
+            for unit in &pruned.units {
+                if let Some((count, all)) = known.tools.get_mut(unit.tool) {
+                    *count = count.saturating_sub(1);
+                    all.bytes = all.bytes.saturating_sub(unit.size.bytes);
+                    all.files = all.files.saturating_sub(unit.size.files);
+                }
+            }
         }
     }
 
@@ -113,8 +123,14 @@ impl Cache {
         for unit in units.units.iter().filter(|unit| unit.in_use) {
             in_use += unit.size;
         }
+        let mut tools = BTreeMap::<_, (usize, Amount)>::new();
+        for unit in &units.units {
+            let (count, all) = tools.entry(unit.layout.tool()).or_default();
+            *count += 1;
+            *all += unit.size;
+        }
         let (live, units) = (units.total(), units.units.len());
-        let known = Known { at: SystemTime::now(), live, in_use, units };
+        let known = Known { at: SystemTime::now(), live, in_use, units, tools };
         *self.pruner.known.lock() = Some((Instant::now(), known));
     }
 
@@ -130,8 +146,8 @@ impl Cache {
     /// What the store holds, as it was found not longer than `fresh` ago; else it is looked now. None if
     /// somebody else is just looking, and it is not known from before.
     pub fn known(&self, fresh: Duration) -> Option<Known> {
-        let known = *self.pruner.known.lock();
-        if known.is_none_or(|(since, _)| since.elapsed() > fresh)
+        let since = self.pruner.known.lock().as_ref().map(|(since, _)| *since);
+        if since.is_none_or(|since| since.elapsed() > fresh)
             && let Some(_one) = self.pruner.one.try_lock()
         {
             if let Err(error) = self.look_at_units(None) {
@@ -139,6 +155,6 @@ impl Cache {
             }
             self.pruner.progress.at(0, 0);
         }
-        self.pruner.known.lock().map(|(_, known)| known)
+        self.pruner.known.lock().as_ref().map(|(_, known)| known.clone())
     }
 }

@@ -10,6 +10,7 @@ mod look;
 mod pruner;
 mod recency;
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -210,17 +211,22 @@ impl Cache {
         let wanted = self.free_soon().map(|free| free.saturating_add(bytes));
         let policy = Policy { min_free: wanted, down_to: 100, ..Policy::default() };
         let tell = |folder, name: &[u8]| self.tell_kernel_later(folder, name);
+        let removed = Cell::new(false);
         let apply = |plan: &Plan, paths: &[PathBuf]| {
             if plan.lacks.bytes == 0
                 && let Some(one) = self.cleaning.try_lock()
             {
                 tracing::info!(?paths, "the store is full: removing what was used least recently");
                 self.remove_at_once(&one, paths, job, &tell);
+                removed.set(true);
             }
             Vec::new()
         };
         let pruned = self.prune_alone(&policy, &apply, Some(Layout::entries()));
-        pruned.is_ok_and(|pruned| pruned.lacks.bytes == 0 && !pruned.units.is_empty())
+        if let (Ok(pruned), true) = (&pruned, removed.get()) {
+            self.note_pruned(pruned);
+        }
+        removed.get()
     }
 
     /// Looks, plans, and has `apply` remove what was chosen; that gives back who goes on seeing it.

@@ -1,7 +1,7 @@
 //! What goes on in the background: uses are noted, and limits are kept.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,9 @@ pub(in crate::cache) struct Pruner {
     pub(super) one: Mutex<()>,
     pub(super) progress: Progress,
     pub(super) recency: Recency,
-    pub(super) layouts: RwLock<Arc<[Found]>>,
+    layouts: RwLock<Arc<[Found]>>,
+    /// Another each time that others are found; never 0.
+    generation: AtomicU32,
     pub(super) known: Mutex<Option<(Instant, Known)>>,
     /// How many bytes have been written since the mount was made, and at how many it has to be looked
     /// whether the limits are kept.
@@ -47,6 +49,7 @@ impl Pruner {
             progress: Progress::default(),
             recency: Recency::new(),
             layouts: RwLock::new(Arc::new([])),
+            generation: AtomicU32::new(1),
             known: Mutex::new(None),
             written: AtomicU64::new(0),
             alarm: AtomicU64::new(u64::MAX),
@@ -54,8 +57,22 @@ impl Pruner {
         }
     }
 
-    pub(super) fn layouts(&self) -> Arc<[Found]> {
+    pub(in crate::cache) fn layouts(&self) -> Arc<[Found]> {
         self.layouts.read().clone()
+    }
+
+    /// Changes when other caches are found than before.
+    pub(in crate::cache) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// These caches are in the store.
+    pub(super) fn note_layouts(&self, found: Arc<[Found]>) {
+        let mut layouts = self.layouts.write();
+        if *layouts != found {
+            *layouts = found;
+            self.generation.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// Has the background look what there is to do.

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use cachefs_mount::NodeId;
+use cachefs_mount::{Name, NodeId};
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
@@ -207,9 +207,10 @@ impl Cache {
         self.note(Note { node, name: None, job, made: true });
     }
 
-    /// A job has given something that name.
-    pub(in crate::cache) fn note_named(&self, folder: NodeId, name: &[u8], job: u64) {
-        self.note(Note { node: folder, name: Some(name.into()), job, made: true });
+    /// A job is about to give something that name. To be called before: who prunes must not see the one
+    /// without knowing the other.
+    pub(in crate::cache) fn note_named(&self, folder: NodeId, name: Name<'_>, job: u64) {
+        self.note(Note { node: folder, name: Some(name.as_bytes().into()), job, made: true });
     }
 
     /// Whether there was room for it.
@@ -250,7 +251,7 @@ impl Cache {
     }
 
     /// The live paths of a node, relative to the store.
-    fn paths_of(&self, node: &Node) -> SmallVec<[PathBuf; 1]> {
+    pub(in crate::cache) fn paths_of(&self, node: &Node) -> SmallVec<[PathBuf; 1]> {
         if node.id == NodeId::ROOT {
             return SmallVec::from_elem(PathBuf::new(), 1);
         }

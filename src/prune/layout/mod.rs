@@ -232,6 +232,13 @@ pub fn mark<'p>(found: &[Found], path: &'p Path) -> Option<&'p Path> {
     Some(Path::new(OsStr::from_bytes(&bytes[..end])))
 }
 
+/// How the cache is laid out that a path, relative to the store, lies in or is the top of.
+pub fn of(found: &[Found], path: &Path) -> Option<Layout> {
+    let bytes = path.as_os_str().as_bytes();
+    let found = found.iter().find(|found| found.holds(bytes) || found.prefix() == bytes)?;
+    Some(found.layout())
+}
+
 /// The names in a path.
 pub(super) fn components(path: &[u8]) -> SmallVec<[&[u8]; 12]> {
     path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect()
