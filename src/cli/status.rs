@@ -74,7 +74,7 @@ pub(super) fn describe(mount: &Value) -> String {
     row("retired", removed(&mount["retired"]));
     if let Some(files @ 1..) = mount["spilled"]["files"].as_u64() {
         let bytes = mount["spilled"]["bytes"].as_u64().unwrap_or(0);
-        let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+        let files = show::count(files, "file");
         row("spilled", format!("{} in {files}, until it is unmounted", show::bytes(bytes)));
     }
     row("readers", format!("{} running", number("readers")));
@@ -146,8 +146,7 @@ fn removed(retired: &Value) -> String {
     let number = |key: &str| retired[key].as_u64().unwrap_or(0);
     let files = match number("files") {
         0 => return "nothing".into(),
-        1 => "1 file".to_owned(),
-        many => format!("{many} files"),
+        files => show::count(files, "file"),
     };
     let until = match number("readers") {
         0 => "on its way out".to_owned(),
