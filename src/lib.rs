@@ -5,6 +5,8 @@
 //! * [`cli`]: one file a command; parses, asks, prints.
 //! * [`control`]: how a command talks to a running daemon, and how the daemon answers.
 //! * [`cache`]: the engine; what each name stands for, and for whom.
+//! * [`metrics`]: numbers for machines.
+//! * [`prune`]: what of a cache goes together, and what of it goes first.
 //! * [`readers`]: who is running, job by job.
 //! * [`store`]: the backing directory, which exactly one daemon owns.
 //! * [`system`]: what this machine says of mounts, processes and limits.
@@ -13,6 +15,8 @@
 pub mod cache;
 pub mod cli;
 pub mod control;
+pub mod metrics;
+pub mod prune;
 pub mod readers;
 pub mod store;
 pub mod system;

@@ -17,6 +17,8 @@ const COMMANDS: &[&str] = &[
     "status",
     "env",
     "readers",
+    "top",
+    "prune",
     "clean",
     "umount",
     "run",

@@ -1,12 +1,12 @@
 //! Removal by an administrator: one change of view, however much is removed.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use cachefs_mount::{Caller, Errno, Name, NodeId, Result};
+use parking_lot::MutexGuard;
 
 use super::Cache;
 use super::lookup::NOBODY;
@@ -14,13 +14,24 @@ use super::retire::{ADMINISTRATOR, CleanError, Cleaned};
 use super::spill::aside;
 use super::tree::{Node, known_name};
 use super::view::{Moment, is_lock_name};
+use crate::readers::Job;
 
-/// A name that is to be removed, and the directory that it is in.
-struct Target {
+/// A name that is to be removed, and the directory that it is in, which has one more reference. No descriptor
+/// is kept: there may be more of them than files may be open.
+pub(super) struct Target {
     path: PathBuf,
     folder: Arc<Node>,
-    directory: Arc<OwnedFd>,
     name: Box<[u8]>,
+}
+
+/// What was done with targets.
+pub(super) struct Removed {
+    /// How many there were.
+    pub(super) names: u64,
+    /// Why some are still there.
+    pub(super) errors: Vec<CleanError>,
+    /// Who goes on seeing them.
+    pub(super) seen_by: Vec<Arc<Job>>,
 }
 
 impl Cache {
@@ -33,11 +44,31 @@ impl Cache {
         } else {
             paths.iter().try_for_each(|path| self.find(path, &mut targets))
         };
-        let cleaned = found.and_then(|()| self.remove_targets(&targets, by));
+        let by = self.job_of(by).unwrap_or(ADMINISTRATOR);
+        let tell = |folder, name: &[u8]| self.tell_kernel(folder, name);
+        let removed = found.map(|()| {
+            let one = self.cleaning.lock();
+            self.retire_targets(&one, &targets, by, &|| {}, &tell)
+        });
         for target in &targets {
-            self.give_back(target.folder.id, 1);
+            self.give_back_target(target);
         }
-        cleaned
+        let Removed { names, errors, seen_by } = removed?;
+        match errors.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(Cleaned { names, seen_by: seen_by.len() }),
+        }
+    }
+
+    /// The number of the job that a process belongs to, if it uses the mount; 0: nobody's.
+    pub(super) fn job_of(&self, process: u32) -> Option<u64> {
+        let caller = Caller { uid: 0, gid: 0, thread: process };
+        (process != 0).then(|| self.readers.known(&caller)).flatten().map(|job| job.id)
+    }
+
+    /// To be called for each target that was found.
+    pub(super) fn give_back_target(&self, target: &Target) {
+        self.give_back(target.folder.id, 1);
     }
 
     fn everything(&self, targets: &mut Vec<Target>) -> std::result::Result<(), CleanError> {
@@ -53,30 +84,18 @@ impl Cache {
                 let path = PathBuf::from(OsStr::from_bytes(&name));
                 self.tree.hold(NodeId::ROOT);
                 let folder = self.tree.get(NodeId::ROOT).map_err(failed)?;
-                targets.push(Target { path, folder, directory: self.root.clone(), name });
+                targets.push(Target { path, folder, name });
             }
         }
         Ok(())
     }
 
-    /// Removes what a job that needs the room does not go on using, and waits for nobody meanwhile.
-    pub(super) fn clean_for(
-        &self,
-        paths: &[PathBuf],
-        job: u64,
-    ) -> std::result::Result<(), CleanError> {
-        let mut targets = Vec::new();
-        let found = paths.iter().try_for_each(|path| self.find(path, &mut targets));
-        let removed = found.and_then(|()| self.retire_targets(&targets, job));
-        for target in &targets {
-            self.tell_kernel_later(target.folder.id, &target.name);
-            self.give_back(target.folder.id, 1);
-        }
-        removed.map(drop)
-    }
-
     /// The name at the end of a path.
-    fn find(&self, path: &Path, targets: &mut Vec<Target>) -> std::result::Result<(), CleanError> {
+    pub(super) fn find(
+        &self,
+        path: &Path,
+        targets: &mut Vec<Target>,
+    ) -> std::result::Result<(), CleanError> {
         let outside = || CleanError::NotInside(path.to_owned());
         let mut names = Vec::new();
         for component in path.components() {
@@ -108,12 +127,12 @@ impl Cache {
             let here = self.here(&folder, &directory, last, NOBODY).map_err(failed)?;
             let here = here.ok_or(Errno::ENOENT).map_err(failed)?;
             self.give_back(here.node.id, 1);
-            Ok(directory)
+            Ok(())
         });
         match found {
-            Ok(directory) => {
+            Ok(()) => {
                 let (path, name) = (path.to_owned(), last.as_bytes().into());
-                targets.push(Target { path, folder, directory, name });
+                targets.push(Target { path, folder, name });
                 Ok(())
             }
             Err(error) => {
@@ -129,51 +148,54 @@ impl Cache {
         self.here(folder, &directory, name, NOBODY)?.map(|here| here.node).ok_or(Errno::ENOENT)
     }
 
-    fn remove_targets(
+    /// Takes all targets out of the live view, one after the other, for the job `by`. A job that begins
+    /// meanwhile still sees all of them; one that begins later sees none.
+    ///
+    /// `each` is called after each, and `tell` is to tell the kernel.
+    pub(super) fn retire_targets(
         &self,
-        targets: &[Target],
-        by: u32,
-    ) -> std::result::Result<Cleaned, CleanError> {
-        let job = match by {
-            0 => None,
-            process => self.readers.known(&Caller { uid: 0, gid: 0, thread: process }),
-        };
-        let by = job.map_or(ADMINISTRATOR, |job| job.id);
-        let (names, at) = self.retire_targets(targets, by)?;
-        for target in targets {
-            self.tell_kernel(target.folder.id, &target.name);
-        }
-        let before = |job: &Arc<crate::readers::Job>| job.began < at && job.id != by;
-        let seen_by = self.readers.all().iter().filter(|job| before(job)).count();
-        Ok(Cleaned { names, seen_by })
-    }
-
-    /// Takes all targets out of the live view: how many there were, and when that was.
-    fn retire_targets(
-        &self,
+        _one: &MutexGuard<'_, ()>,
         targets: &[Target],
         by: u64,
-    ) -> std::result::Result<(u64, Moment), CleanError> {
-        // One moment for all: a job either sees all of it, or none.
-        let at = self.readers.tick();
-        let mut names = 0;
+        each: &dyn Fn(),
+        tell: &dyn Fn(NodeId, &[u8]),
+    ) -> Removed {
+        // One moment for all.
+        let at = self.readers.tick_of_cleaning();
+        let (mut names, mut errors) = (0, Vec::new());
         for target in targets {
-            let name = known_name(&target.name);
-            let change = self.names.change(target.folder.id, &target.name);
-            let seen = self.readers.oldest_besides(by).is_some_and(|began| began < at)
-                && !is_lock_name(&target.name);
-            let (folder, directory) = (&target.folder, &target.directory);
-            match self.retire_wherever(&change, (folder, directory, name), (at, by), seen) {
+            // Said again and again, or nobody would believe that it still goes on.
+            self.readers.tick_of_cleaning();
+            match self.retire_target(target, (at, by)) {
                 Ok(()) => names += 1,
                 // Somebody else was faster.
-                Err(Errno::ENOENT) => {}
+                Err(Errno::ENOENT | Errno::ESTALE) => {}
                 Err(errno) => {
                     let path = target.path.clone();
-                    return Err(CleanError::Store { path, error: io(errno) });
+                    errors.push(CleanError::Store { path, error: io(errno) });
                 }
             }
+            each();
         }
-        Ok((names, at))
+        for target in targets {
+            self.readers.tick_of_cleaning();
+            tell(target.folder.id, &target.name);
+        }
+        self.readers.cleaning_ended();
+        self.retired.wake();
+        let before = |job: &Arc<Job>| job.began < at && job.id != by;
+        let seen_by = self.readers.all().into_iter().filter(before).collect();
+        Removed { names, errors, seen_by }
+    }
+
+    fn retire_target(&self, target: &Target, (at, by): (Moment, u64)) -> Result<()> {
+        let name = known_name(&target.name);
+        let directory = self.directory(target.folder.id)?;
+        let change = self.names.change(target.folder.id, &target.name);
+        // Whether anybody runs who began before is no matter: one who begins before the last of them has
+        // gone still sees all.
+        let seen = !is_lock_name(&target.name);
+        self.retire_wherever(&change, (&target.folder, &directory, name), (at, by), seen)
     }
 
     /// As [`Cache::tell_kernel`], for one who answers the kernel and must not wait for it meanwhile.

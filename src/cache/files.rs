@@ -42,7 +42,7 @@ impl Cache {
             Kind::Directory => return Err(Errno::EISDIR),
             _ => return Err(Errno::ENXIO),
         }
-        self.counters.hit();
+        self.count_hit(&node);
         let job = self.readers.job(caller);
         let step = self.steps.take(caller);
         if node.is_renumbered() && step.is_none() && caller.thread != 0 {
@@ -115,6 +115,7 @@ impl Cache {
             _ => (false, false, 0),
         };
         node.opened();
+        self.note_use(node, job.id);
         let handle = self.handles.insert(Handle { node: node.id, job, process, open });
         if self.spill.has_moved() {
             let known = self.handles.get(handle)?;
@@ -169,6 +170,19 @@ impl Cache {
         }
         if let Err(errno) = self.close_draft(&handle, None) {
             tracing::warn!(%errno, "a file that was written could not be given its name");
+        }
+        if let Open::Writing { target, .. } = &handle.open {
+            self.note_written_use(&handle, &target.read().file.clone());
+        }
+    }
+
+    /// A file that was open for writing is closed: by now it has its name, and so a unit.
+    fn note_written_use(&self, handle: &Handle, file: &File) {
+        self.note_stored_by(handle.node, handle.job.id);
+        if self.keeps_limits()
+            && let Ok(status) = status(file, b"")
+        {
+            self.note_stored(status.stx_blocks * 512);
         }
     }
 
@@ -372,6 +386,7 @@ impl Cache {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.numbers.read(done);
         Ok(done)
     }
 
@@ -408,6 +423,7 @@ impl Cache {
             Err(errno) if done == 0 => return Err(errno),
             _ => self.note_written(done, handle.job.id),
         }
+        self.numbers.written(done);
         Ok(done)
     }
 

@@ -118,7 +118,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cache::Access;
+    use crate::cache::{Access, PruneOptions};
     use crate::readers::made_up::MadeUp;
     use crate::readers::{Grouping, ReaderOptions};
 
@@ -130,7 +130,12 @@ mod tests {
 
     fn options() -> CacheOptions {
         let keep = super::super::Keep::default();
-        CacheOptions { access: Access::Shared { owner: (0, 0) }, descriptors: 64, keep }
+        CacheOptions {
+            access: Access::Shared { owner: (0, 0) },
+            descriptors: 64,
+            keep,
+            pruning: PruneOptions::default(),
+        }
     }
 
     fn readers() -> Arc<Readers> {

@@ -1,6 +1,8 @@
 //! Listing directories.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::hash::{BuildHasher, RandomState};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -41,6 +43,10 @@ pub(super) struct Stream {
     at: usize,
     /// The offset of the entry at `at`.
     offset: u64,
+    /// The live ones that were listed: the offset after each, and its name. What is removed after it was
+    /// listed must not follow once more, and what was removed before must.
+    listed: Vec<(u64, u64)>,
+    names: RandomState,
     /// What follows the live ones, once they have been listed.
     others: Option<Vec<Other>>,
 }
@@ -61,9 +67,32 @@ struct Raw<'a> {
     length: usize,
 }
 
+/// What became of an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Put {
+    Listed,
+    /// It is not there, for this reader.
+    LeftOut,
+    NoRoom,
+}
+
+impl Put {
+    fn of(taken: bool) -> Put {
+        if taken { Put::Listed } else { Put::NoRoom }
+    }
+}
+
 impl Stream {
     fn new(descriptor: OwnedFd) -> Stream {
-        Stream { descriptor, batch: Vec::new(), at: 0, offset: 0, others: None }
+        Stream {
+            descriptor,
+            batch: Vec::new(),
+            at: 0,
+            offset: 0,
+            listed: Vec::new(),
+            names: RandomState::new(),
+            others: None,
+        }
     }
 
     /// Goes to `offset`, unless it is there.
@@ -89,6 +118,21 @@ impl Stream {
     fn advance(&mut self, length: usize, next: u64) {
         self.at += length;
         self.offset = next;
+    }
+
+    /// The kernel goes on at `offset`: what was listed after that, it had no room for.
+    fn forget_listed_after(&mut self, offset: u64) {
+        let kept = self.listed.iter().rposition(|(next, _)| *next == offset);
+        self.listed.truncate(kept.map_or(0, |last| last + 1));
+    }
+
+    /// Those others that were not listed while they were live.
+    fn not_yet_listed(&self, mut others: Vec<Other>) -> Vec<Other> {
+        if !others.is_empty() {
+            let listed: HashSet<u64> = self.listed.iter().map(|(_, name)| *name).collect();
+            others.retain(|(_, name, _)| !listed.contains(&self.names.hash_one(&**name)));
+        }
+        others
     }
 
     fn fill(&mut self) -> Result<()> {
@@ -180,7 +224,13 @@ impl Cache {
 
     fn open_stream(&self, id: NodeId) -> Result<Stream> {
         let directory = self.directory(id)?;
-        Ok(Stream::new(open_at(&*directory, b".", OFlags::RDONLY | OFlags::DIRECTORY)?))
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        // Who lists it does not use what lies in it. Only the owner and root may leave no trace.
+        let opened = match open_at(&*directory, b".", flags | OFlags::NOATIME) {
+            Err(Errno::EPERM) => open_at(&*directory, b".", flags),
+            opened => opened,
+        };
+        Ok(Stream::new(opened?))
     }
 
     pub(super) fn read_directory(
@@ -208,21 +258,32 @@ impl Cache {
         let reader = handle.job.reader();
         if offset & OTHERS == 0 {
             stream.go_to(offset)?;
+            stream.forget_listed_after(offset);
             stream.others = None;
-            let directory = self.directory(handle.node)?;
+            let (directory, names) = (self.directory(handle.node)?, stream.names.clone());
             while let Some(raw) = stream.peek()? {
-                let (length, next) = (raw.length, raw.next);
-                if !self.list_one(&node, &versioned, &directory, &raw, reader, sink)? {
+                let (length, next, name) = (raw.length, raw.next, raw.name.as_bytes());
+                let name = names.hash_one(name);
+                let put = self.list_one(&node, &versioned, &directory, &raw, reader, sink)?;
+                if put == Put::NoRoom {
                     return Ok(());
                 }
                 stream.advance(length, next);
+                if put == Put::Listed {
+                    stream.listed.push((next, name));
+                }
             }
         }
-        let others = match &mut stream.others {
-            Some(others) => others,
-            none => none.insert(self.others_in(&node, &versioned, reader)?),
+        let others = match stream.others {
+            Some(ref others) => others,
+            None => {
+                let others = self.others_in(&node, &versioned, reader)?;
+                let others = stream.not_yet_listed(others);
+                stream.others.insert(others)
+            }
         };
-        let after = offset & !OTHERS;
+        // The offsets of what is live say nothing of these.
+        let after = if offset & OTHERS == 0 { 0 } else { offset & !OTHERS };
         for (number, name, id) in others.iter().filter(|(number, ..)| *number > after) {
             if !self.list_kept(OsStr::from_bytes(name), *id, OTHERS | number, sink) {
                 return Ok(());
@@ -234,6 +295,10 @@ impl Cache {
     /// What a reader sees in a directory that is not live there.
     fn others_in(&self, node: &Node, versioned: &Node, reader: Reader) -> Result<Vec<Other>> {
         let directory = self.directory(node.id)?;
+        if !versioned.same_for_all() || self.readers.removals_began().is_some() {
+            // What is just being removed is not live any more, and has no version yet.
+            drop(self.moves.write());
+        }
         let mut others = Vec::new();
         for (name, kept) in versioned.all_versions() {
             if status(&*directory, &name).is_ok() {
@@ -260,7 +325,7 @@ impl Cache {
         taken
     }
 
-    /// Puts one entry into the sink; false when there is no room for it.
+    /// Puts one entry into the sink.
     fn list_one(
         &self,
         directory: &Arc<Node>,
@@ -269,19 +334,19 @@ impl Cache {
         raw: &Raw<'_>,
         reader: Reader,
         sink: &mut dyn ListingSink,
-    ) -> Result<bool> {
+    ) -> Result<Put> {
         let bare = |node, kind| Listed { name: raw.name, node, kind, next: raw.next, entry: None };
         match raw.name.as_bytes() {
-            b"." => return Ok(sink.take(&bare(directory.id, Kind::Directory))),
+            b"." => return Ok(Put::of(sink.take(&bare(directory.id, Kind::Directory)))),
             b".." => {
                 let parent = directory.place().map_or(directory.id, |place| place.parent());
-                return Ok(sink.take(&bare(parent, Kind::Directory)));
+                return Ok(Put::of(sink.take(&bare(parent, Kind::Directory))));
             }
             _ => {}
         }
-        let Ok(name) = Name::new(raw.name) else { return Ok(true) };
+        let Ok(name) = Name::new(raw.name) else { return Ok(Put::LeftOut) };
         if self.is_private(directory.id, name) {
-            return Ok(true);
+            return Ok(Put::LeftOut);
         }
         let plain = !sink.wants_attributes();
         if plain
@@ -290,11 +355,11 @@ impl Cache {
         {
             let key = FileKey { device: directory.key().device, inode: raw.inode };
             let number = self.tree.number_below(key, kind, directory.face);
-            return Ok(sink.take(&bare(number, kind)));
+            return Ok(Put::of(sink.take(&bare(number, kind))));
         }
         // A name that went away meanwhile is left out.
         let Ok((Some(live), kept)) = self.look(directory, descriptor, name) else {
-            return Ok(true);
+            return Ok(Put::LeftOut);
         };
         let entry = match self.choose_or_give_back(&kept, Some(live), reader) {
             Seen::Live(live) if kept.is_empty() => self.entry(live.node.id, &live.status),
@@ -302,8 +367,8 @@ impl Cache {
                 let entry = self.entry(live.node.id, &live.status);
                 Entry { name_valid: Duration::ZERO, ..entry }
             }
-            Seen::Kept(id) => return Ok(self.list_kept(raw.name, id, raw.next, sink)),
-            Seen::Nothing => return Ok(true),
+            Seen::Kept(id) => return Ok(Put::of(self.list_kept(raw.name, id, raw.next, sink))),
+            Seen::Nothing => return Ok(Put::LeftOut),
         };
         let listed = Listed {
             node: entry.attributes.node,
@@ -315,7 +380,7 @@ impl Cache {
         if !taken || plain {
             self.give_back(entry.attributes.node, 1);
         }
-        Ok(taken)
+        Ok(Put::of(taken))
     }
 
     pub(super) fn sync_directory(&self, id: HandleId) -> Result<()> {

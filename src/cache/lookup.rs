@@ -113,7 +113,7 @@ impl Cache {
                 entry => entry.map(Lookup::Found),
             },
             Seen::Nothing => {
-                self.counters.miss();
+                self.count_miss(&folder);
                 Ok(Lookup::Absent { valid })
             }
         }

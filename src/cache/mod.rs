@@ -14,6 +14,8 @@ mod name_locks;
 #[cfg(test)]
 mod name_locks_tests;
 mod namespace;
+mod numbers;
+mod pruning;
 mod publish;
 mod reaper;
 mod references;
@@ -40,7 +42,7 @@ use cachefs_mount::{
     Volume,
 };
 use dashmap::DashMap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use self::additions::Additions;
 use self::descriptors::Descriptors;
@@ -49,6 +51,12 @@ use self::handles::Handles;
 pub use self::ledger::{RestoreError, Snapshot};
 use self::lookup::Steps;
 use self::name_locks::NameLocks;
+use self::numbers::Numbers;
+pub use self::numbers::{OTHER, ToolNumbers, Totals};
+use self::pruning::Pruner;
+pub use self::pruning::{
+    Known, Limits, PruneError, PruneOptions, PruneRequest, Pruned, PrunedUnit,
+};
 use self::references::Products;
 use self::retire::Retired;
 pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
@@ -79,6 +87,8 @@ pub struct CacheOptions {
     pub descriptors: usize,
     /// How long what was removed is kept.
     pub keep: Keep,
+    /// How it is pruned.
+    pub pruning: PruneOptions,
 }
 
 /// A store, ready to be mounted.
@@ -102,6 +112,9 @@ pub struct Cache {
     products: DashMap<u64, Products>,
     retired: Retired,
     spill: Spill,
+    pruner: Pruner,
+    /// An administrator, or the daemon itself, removes what is to go as one. Locked before `names`.
+    cleaning: Mutex<()>,
     /// The operating system, once it shows this.
     kernel: OnceLock<Arc<dyn Notify>>,
     /// Of names in our own folders, of versions and of records.
@@ -112,23 +125,7 @@ pub struct Cache {
     /// exclusive for one who could not find a node where the tree said. Locked after `names`, and
     /// before anything in the tree.
     moves: RwLock<()>,
-    counters: Counters,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    hits: AtomicU64,
-    misses: AtomicU64,
-}
-
-impl Counters {
-    fn hit(&self) {
-        self.hits.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn miss(&self) {
-        self.misses.fetch_add(1, Ordering::Relaxed);
-    }
+    numbers: Numbers,
 }
 
 /// How a cache is doing.
@@ -138,10 +135,6 @@ pub struct Counts {
     pub nodes: u64,
     /// Open files and directories.
     pub handles: u64,
-    /// Opens of files that were there.
-    pub hits: u64,
-    /// Lookups of names that were not there.
-    pub misses: u64,
 }
 
 impl Cache {
@@ -180,6 +173,8 @@ impl Cache {
             products: DashMap::new(),
             retired: Retired::default(),
             spill,
+            pruner: Pruner::new(),
+            cleaning: Mutex::new(()),
             kernel: OnceLock::new(),
             next_number: AtomicU64::new(1),
             names: NameLocks::new(),
@@ -190,7 +185,7 @@ impl Cache {
             store,
             readers,
             moves: RwLock::new(()),
-            counters: Counters::default(),
+            numbers: Numbers::new(),
         })
     }
 
@@ -199,6 +194,7 @@ impl Cache {
         self.start_reaper()?;
         self.start_herald()?;
         self.start_probing()?;
+        self.start_pruner()?;
         let cache = Arc::downgrade(self);
         self.readers.when_one_ends(Box::new(move |job| {
             if let Some(cache) = cache.upgrade() {
@@ -217,12 +213,7 @@ impl Cache {
 
     /// How it is doing.
     pub fn counts(&self) -> Counts {
-        Counts {
-            nodes: self.tree.len() as u64,
-            handles: self.handles.len() as u64,
-            hits: self.counters.hits.load(Ordering::Relaxed),
-            misses: self.counters.misses.load(Ordering::Relaxed),
-        }
+        Counts { nodes: self.tree.len() as u64, handles: self.handles.len() as u64 }
     }
 
     /// The store that it shows.
@@ -374,6 +365,7 @@ impl Volume for Cache {
         flags: RenameFlags,
     ) -> Result<()> {
         if !self.goes_aside(parent, name) && !self.goes_aside(new_parent, new_name) {
+            self.note_named(new_parent, new_name, self.readers.job(caller).id);
             match self.rename(caller, (parent, name), (new_parent, new_name), flags) {
                 // Between the store and the area nothing is moved.
                 Err(Errno::EXDEV) if self.spill.is_used() => {}

@@ -62,6 +62,7 @@ impl Cache {
         if self.is_taken(&folder.versions(name), job.id) {
             return Err(Errno::EEXIST);
         }
+        self.note_named(folder.id, name, job.id);
         Ok((job, folder, change))
     }
 

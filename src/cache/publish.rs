@@ -70,6 +70,7 @@ impl Cache {
 
     fn take_name(&self, draft: &Draft, by: u64) -> Result<()> {
         let (name, parent) = (draft.name(), draft.folder.id);
+        self.note_named(parent, name, by);
         let directory = self.directory(parent)?;
         let node = self.tree.get(draft.node)?;
         let place = node.place().ok_or(Errno::ESTALE)?;
@@ -112,6 +113,7 @@ impl Cache {
         id: NodeId,
         old: Option<Option<Added>>,
     ) {
+        self.numbers.published();
         let (name, parent) = (draft.name(), draft.folder.id);
         let added = match old {
             // Whoever made the name has made it.

@@ -116,6 +116,8 @@ impl Cache {
         };
         if let Err(errno) = removed {
             tracing::warn!(%errno, name = %record.name(), "can't reclaim; the next mount does");
+        } else {
+            self.numbers.reclaimed(record.amount.unwrap_or_default());
         }
     }
 

@@ -87,7 +87,7 @@ impl Default for Keep {
 }
 
 /// The remover's number where no job removes, but an administrator.
-pub(super) const ADMINISTRATOR: u64 = u64::MAX;
+pub(super) use crate::readers::ADMINISTRATOR;
 
 /// Something that was removed.
 #[derive(Clone, Debug)]
@@ -238,17 +238,15 @@ impl Cache {
         let (key, kind) = (key(&status), kind(&status));
         let number = self.next_number();
         let text = number.to_string();
-        let node = {
-            let _moving = self.moves.read();
-            let (from, to) = (directory, &*self.retired_folder);
-            rustix::fs::renameat(from, name.as_bytes(), to, &*text).map_err(errno)?;
-            let node = self.tree.know(key, kind, RETIRED, known_name(text.as_bytes()));
-            if kind != Kind::Directory {
-                self.tree.remove_place(&node, folder.id, name);
-            }
-            node.note_last_place(folder.id, name);
-            node
-        };
+        // Until it has a version again, for who lists the directory meanwhile.
+        let moving = self.moves.read();
+        let (from, to) = (directory, &*self.retired_folder);
+        rustix::fs::renameat(from, name.as_bytes(), to, &*text).map_err(errno)?;
+        let node = self.tree.know(key, kind, RETIRED, known_name(text.as_bytes()));
+        if kind != Kind::Directory {
+            self.tree.remove_place(&node, folder.id, name);
+        }
+        node.note_last_place(folder.id, name);
         self.retired.newest.fetch_max(at.0, Ordering::AcqRel);
         let hidden = SmallVec::from_elem(by, 1);
         let version = match seen {
@@ -258,6 +256,7 @@ impl Cache {
             }
             false => self.next_number(),
         };
+        drop(moving);
         let seen_as = seen.then(|| (folder.clone(), name.as_bytes().into()));
         let amount = (kind != Kind::Directory).then(|| amount(&status));
         let (lies, since) = (Some(text.as_bytes().into()), Instant::now());

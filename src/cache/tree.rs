@@ -121,6 +121,10 @@ pub(super) struct Node {
     opens: AtomicU32,
     /// Somebody was seen to lock it.
     locked: AtomicBool,
+    /// Which job has used it last, and when, as `pruning` notes it; 0: none.
+    pub(super) used: AtomicU64,
+    /// Which tool's cache it lies in, as `numbers` notes it; 0: not known.
+    pub(super) tool: AtomicU32,
     /// It has a name that the store could not take.
     aside: AtomicBool,
     /// Lookups not yet given back, and known children. Raised only while `Tree::nodes` is locked
@@ -263,7 +267,8 @@ impl Node {
             renumbered: false,
             versions: None,
         });
-        Node { id, kind, face, moves, opens, locked, aside, references, state }
+        let (used, tool) = (AtomicU64::new(0), AtomicU32::new(0));
+        Node { id, kind, face, moves, opens, locked, used, tool, aside, references, state }
     }
 }
 
@@ -443,7 +448,10 @@ impl Tree {
                     node
                 }
             };
-            self.add_place(&node, parent, name);
+            // What was removed while it was looked for is where it was put, not where it was found.
+            if kind != Kind::Directory || !node.is_in_own_folder() || OWN.contains(&parent) {
+                self.add_place(&node, parent, name);
+            }
             return node;
         }
     }
@@ -668,6 +676,11 @@ impl Tree {
 }
 
 impl Node {
+    /// Of a directory: whether it lies in one of our own folders.
+    fn is_in_own_folder(&self) -> bool {
+        self.state.lock().places.first().is_some_and(|place| !place.is_public())
+    }
+
     fn is_orphan(&self) -> bool {
         self.state.lock().orphan.is_some()
     }

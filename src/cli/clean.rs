@@ -39,7 +39,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 /// Which mount is meant, and which paths. The first word is a mount if it names one by its mountpoint
 /// or its store; an absolute path in a mount names both.
-fn split(words: &[PathBuf]) -> Result<(MountPoint, &[PathBuf]), Failure> {
+pub(super) fn split(words: &[PathBuf]) -> Result<(MountPoint, &[PathBuf]), Failure> {
     let Some((first, others)) = words.split_first() else {
         return Ok((mounts::find(None)?, words));
     };
@@ -59,7 +59,7 @@ fn split(words: &[PathBuf]) -> Result<(MountPoint, &[PathBuf]), Failure> {
 }
 
 /// A path that was given, as the daemon of the mount at `mountpoint` takes it.
-fn relative(path: &Path, mountpoint: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn relative(path: &Path, mountpoint: &Path) -> Result<PathBuf, Failure> {
     if !path.is_absolute() {
         return Ok(paths::in_mount(path)?);
     }

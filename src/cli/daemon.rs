@@ -16,9 +16,10 @@ use super::Failure;
 use super::options::{AccessMode, MountArgs, OnWriteError, Settings};
 use super::places::Place;
 use super::service::Running;
-use crate::cache::{Access, Cache, CacheOptions, Keep};
+use crate::cache::{Access, Cache, CacheOptions, Keep, Limits, PruneOptions};
 use crate::control::public::Public;
 use crate::control::server::{self, Server};
+use crate::metrics::{self, Exporter};
 use crate::readers::{Linux, ReaderOptions, Readers};
 use crate::store::{self, Spilling, Store, Wishes};
 use crate::system::containment::{self, Allowed, Containment};
@@ -37,6 +38,9 @@ const FEWEST: u64 = 64;
 /// A job that has not used the mount for so long takes in no new children, unless it was said
 /// otherwise.
 const IDLE: Duration = Duration::from_secs(10 * 60);
+
+/// How often it is looked whether the limits are kept, unless it was said otherwise.
+const PRUNED: Duration = Duration::from_secs(10 * 60);
 
 /// Mounts, calls `ready` when the mount answers, and returns when it has ended.
 pub(super) fn run(
@@ -83,6 +87,7 @@ pub(super) fn run(
     running.mount.wait();
     notify::send("STOPPING=1");
     control.stop();
+    running.cache.keep_recency();
     // In this order: without the socket, the store is free, or will be in a moment.
     store.let_go();
     server::remove(store.private());
@@ -142,8 +147,14 @@ fn start(
     // Before there is a mount: a signal must never leave one without its daemon.
     let signals = Signals::new(&runtime).map_err(what("handle signals"))?;
     let bound = server::bind(store.private()).map_err(what("open the control socket"))?;
+    let listener = settings.metrics.map(|at| {
+        metrics::bind(at)
+            .map_err(|e| format!("can't answer with metrics at {at}: {e}; say another --metrics"))
+    });
+    let listener = listener.transpose()?;
     let (access, keep) = (settings.access.unwrap_or_default(), keep(settings));
     let readers = reader_options(settings);
+    let pruning = prune_options(settings);
     let owner = settings.owner.map_or_else(
         || (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
         |owner| (owner.uid, owner.gid),
@@ -155,6 +166,7 @@ fn start(
         },
         descriptors,
         keep,
+        pruning,
     };
     let options = Options {
         source: store.path().as_os_str().to_owned(),
@@ -191,12 +203,15 @@ fn start(
         mountpoint: place.mountpoint.clone(),
         access,
         keep,
+        pruning,
         readers,
         since: OffsetDateTime::now_utc(),
+        metrics: listener.as_ref().and_then(|listener| listener.local_addr().ok()),
         containment,
         outside,
     });
-    match Control::start(runtime, signals, bound, public, running.clone()) {
+    let sockets = Sockets { bound, public, metrics: listener };
+    match Control::start(runtime, signals, sockets, running.clone()) {
         Ok(control) => Ok((running, control)),
         Err(error) => {
             let _ = running.mount.unmount(true);
@@ -265,6 +280,17 @@ fn reader_options(settings: &Settings) -> ReaderOptions {
     }
 }
 
+/// How the store is pruned while it is mounted.
+fn prune_options(settings: &Settings) -> PruneOptions {
+    let limits = Limits {
+        max_size: settings.max_size,
+        max_age: settings.max_age,
+        min_free: settings.min_free,
+    };
+    let every = (!limits.is_empty()).then(|| settings.prune_every.unwrap_or(PRUNED));
+    PruneOptions { limits, every, layout: settings.layout.unwrap_or_default().0 }
+}
+
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }
@@ -292,7 +318,15 @@ impl Signals {
     }
 }
 
-/// What answers on the control socket and to signals, in a thread of its own.
+/// What is answered on.
+struct Sockets {
+    bound: server::Bound,
+    /// For everyone.
+    public: Option<Public>,
+    metrics: Option<std::net::TcpListener>,
+}
+
+/// What answers on the sockets and to signals, in a thread of its own.
 struct Control {
     thread: JoinHandle<()>,
     stop: oneshot::Sender<()>,
@@ -304,17 +338,22 @@ impl Control {
     fn start(
         runtime: Runtime,
         signals: Signals,
-        bound: server::Bound,
-        mut public: Option<Public>,
+        sockets: Sockets,
         running: Arc<Running>,
     ) -> io::Result<Control> {
         let (stop, stopped) = oneshot::channel();
+        let Sockets { bound, mut public, metrics } = sockets;
         let second = public.as_mut().and_then(server::Bound::public);
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             runtime.block_on(async {
                 let server = Server::new(running.clone());
                 for bound in [Some(bound), second].into_iter().flatten() {
                     tokio::spawn(server.clone().serve(bound));
+                }
+                if let Some(listener) = metrics {
+                    let running = running.clone();
+                    let text = move || metrics::text(&running.status_for_metrics());
+                    tokio::spawn(Exporter::new(text).serve(listener));
                 }
                 tokio::spawn(obey(signals, running));
                 // It also ends, with an error, when the daemon gives up.
@@ -354,6 +393,8 @@ async fn obey(mut signals: Signals, running: Arc<Running>) {
 }
 
 fn unmount_in_time(running: &Running) {
+    // While it is known which files were used.
+    running.cache.keep_recency();
     let busy_until = std::time::Instant::now() + BUSY_TIME;
     let mut said = false;
     loop {

@@ -28,11 +28,27 @@ Examples:
     cachefs readers
     cachefs readers --json /var/lib/cachefs";
 
+pub(super) const TOP: &str = "\
+Examples:
+    cachefs top --once
+    cachefs top --once --interval 2s /mnt/cache | head -n 4
+
+Without --once: until `q`.";
+
 pub(super) const CLEAN: &str = "\
 Examples:
     cachefs clean /mnt/cache/uv
     cachefs clean /mnt/cache pip ruff
     cachefs clean";
+
+pub(super) const PRUNE: &str = "\
+Examples:
+    cachefs prune --max-size 20G
+    cachefs prune --older-than 30d --dry-run
+    cachefs prune /mnt/cache --tool pip
+    cachefs prune --min-free 1% uv pip
+
+Without limits, tools and paths: what the mount's own limits do not allow.";
 
 pub(super) const CHECK: &str = "\
 Examples:

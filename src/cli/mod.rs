@@ -11,11 +11,14 @@ mod helper;
 mod mount;
 mod options;
 mod places;
+mod prune;
 mod readers;
 mod run;
 mod service;
 mod show;
 mod status;
+mod told;
+mod top;
 mod r#try;
 mod umount;
 
@@ -41,7 +44,7 @@ struct Cli {
 enum Command {
     /// Mount a cache directory; returns when the mount answers
     #[command(after_help = examples::MOUNT)]
-    Mount(options::MountArgs),
+    Mount(Box<options::MountArgs>),
     /// Unmount, and wait until the daemon has let go of the store
     #[command(after_help = examples::UMOUNT)]
     Umount(umount::Args),
@@ -51,9 +54,15 @@ enum Command {
     /// Show the jobs that use a mount, and what is kept for each
     #[command(after_help = examples::READERS)]
     Readers(readers::Args),
+    /// Watch a mount as it is used
+    #[command(after_help = examples::TOP)]
+    Top(top::Args),
     /// Remove everything, or some paths, in one step; jobs that run go on seeing it
     #[command(after_help = examples::CLEAN)]
     Clean(clean::Args),
+    /// Remove what was used least recently, each piece of a cache as a whole
+    #[command(after_help = examples::PRUNE)]
+    Prune(prune::Args),
     /// Say whether this machine and a store are fit, and how to mend what is not
     #[command(after_help = examples::CHECK)]
     Check(check::Args),
@@ -102,11 +111,13 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         // The others log as commands do; a daemon decides that for itself.
-        Command::Mount(args) => mount::run(args),
+        Command::Mount(args) => mount::run(*args),
         Command::Umount(args) => quietly(|| umount::run(&args)),
         Command::Status(args) => quietly(|| status::run(&args)),
         Command::Readers(args) => quietly(|| readers::run(&args)),
+        Command::Top(args) => quietly(|| top::run(&args)),
         Command::Clean(args) => quietly(|| clean::run(&args)),
+        Command::Prune(args) => quietly(|| prune::run(&args)),
         Command::Check(args) => quietly(|| check::run(&args)),
         Command::Env(args) => quietly(|| env::run(&args)),
         Command::Run(args) => quietly(|| run::run(&args)),

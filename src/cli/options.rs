@@ -1,5 +1,6 @@
 //! The options of `mount`, as words of their own and as `-o name=value,...` (for `mount -t cachefs`).
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,6 +10,8 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 
 use super::duration;
+use crate::prune::layout::Layout;
+use crate::prune::size::Size;
 use crate::readers::Grouping;
 use crate::telemetry::Format;
 
@@ -74,6 +77,34 @@ pub(super) struct Settings {
     #[arg(long, value_name = "WHAT")]
     pub on_write_error: Option<OnWriteError>,
 
+    /// How much the store may hold, `20G`, `512MiB` or `10%` of its filesystem: what was used least
+    /// recently is pruned
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<Size>,
+
+    /// What was last used longer ago is pruned: `30d`, `12h`, `10m` or `45s`
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub max_age: Option<Duration>,
+
+    /// How much of the store's filesystem should be free, `20G`, `512MiB` or `10%`
+    #[arg(long, value_name = "SIZE")]
+    pub min_free: Option<Size>,
+
+    /// How often these limits are looked after, apart from when much was written [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub prune_every: Option<Duration>,
+
+    /// What goes together when it is pruned: `auto` (found by looking which tools' caches there are), the
+    /// name of a tool whose cache all of the store is, or `generic:DEPTH` (every entry at that depth)
+    /// [default: auto]
+    #[arg(long, value_name = "LAYOUT")]
+    pub layout: Option<LayoutChoice>,
+
+    /// Answer with metrics for Prometheus at `http://ADDR:PORT/metrics`; everyone who reaches the address
+    /// may read them
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
+    pub metrics: Option<SocketAddr>,
+
     /// How many threads answer requests [default: one for each processor]
     #[arg(long, value_name = "NUMBER")]
     pub threads: Option<NonZeroUsize>,
@@ -131,6 +162,24 @@ impl FromStr for AccessMode {
     }
 }
 
+/// How the store is laid out: found by looking, or said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) struct LayoutChoice(pub Option<Layout>);
+
+impl FromStr for LayoutChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LayoutChoice, String> {
+        match text {
+            "auto" => Ok(LayoutChoice(None)),
+            name => match name.parse() {
+                Ok(layout) => Ok(LayoutChoice(Some(layout))),
+                Err(error) => Err(format!("{error}, or `auto`")),
+            },
+        }
+    }
+}
+
 /// SEMANTICS 4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) enum OnWriteError {
@@ -170,6 +219,13 @@ impl FromStr for Owner {
             .and_then(|(uid, gid)| Some(Owner { uid: number(uid)?, gid: number(gid)? }))
             .ok_or_else(|| "use two numbers, UID:GID, such as `1000:1000`".into())
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "use an address and a port, such as `127.0.0.1:9464`, `0.0.0.0:9464` (all addresses) or `[::1]:9464`"
+            .into()
+    })
 }
 
 fn grouping(text: &str) -> Result<Grouping, String> {
@@ -218,6 +274,22 @@ impl Settings {
             ("idle", Some(value)) => {
                 self.idle = Some(duration::parse(value).map_err(|e| wrong(&e))?)
             }
+            ("max-size", Some(value)) => {
+                self.max_size = Some(value.parse().map_err(|e: String| wrong(&e))?)
+            }
+            ("max-age", Some(value)) => {
+                self.max_age = Some(duration::parse(value).map_err(|e| wrong(&e))?)
+            }
+            ("min-free", Some(value)) => {
+                self.min_free = Some(value.parse().map_err(|e: String| wrong(&e))?)
+            }
+            ("prune-every", Some(value)) => {
+                self.prune_every = Some(duration::parse(value).map_err(|e| wrong(&e))?)
+            }
+            ("layout", Some(value)) => {
+                self.layout = Some(value.parse().map_err(|e: String| wrong(&e))?)
+            }
+            ("metrics", Some(value)) => self.metrics = Some(address(value).map_err(|e| wrong(&e))?),
             ("read-only-store", None) => self.read_only_store = true,
             ("spill", Some("")) => return Err(wrong("name a directory")),
             ("spill", Some(value)) => self.spill = Some(value.into()),
@@ -237,7 +309,8 @@ impl Settings {
             ("no-containment", None) => self.no_containment = true,
             (
                 "access" | "retain-for" | "grace" | "reader" | "idle" | "threads" | "log"
-                | "log-format" | "spill" | "on-write-error",
+                | "log-format" | "spill" | "on-write-error" | "max-size" | "max-age" | "min-free"
+                | "prune-every" | "layout" | "metrics",
                 None,
             ) => {
                 return Err(format!("`-o {name}` needs a value"));
@@ -275,6 +348,12 @@ impl Settings {
             read_only_store: self.read_only_store || other.read_only_store,
             spill: self.spill.or(other.spill),
             on_write_error: self.on_write_error.or(other.on_write_error),
+            max_size: self.max_size.or(other.max_size),
+            max_age: self.max_age.or(other.max_age),
+            min_free: self.min_free.or(other.min_free),
+            prune_every: self.prune_every.or(other.prune_every),
+            layout: self.layout.or(other.layout),
+            metrics: self.metrics.or(other.metrics),
             threads: self.threads.or(other.threads),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
@@ -316,6 +395,18 @@ impl MountArgs {
                         spilled"
                 .into());
         }
+        let limited =
+            [settings.max_size.is_some(), settings.max_age.is_some(), settings.min_free.is_some()];
+        if settings.prune_every.is_some() && !limited.contains(&true) {
+            return Err(
+                "`prune-every` needs something to prune for: give `max-size`, `max-age` or \
+                        `min-free`"
+                    .into(),
+            );
+        }
+        if settings.prune_every == Some(Duration::ZERO) {
+            return Err("`prune-every` can't be nothing; use `1m`, for example".into());
+        }
         Ok(settings)
     }
 }
@@ -332,6 +423,7 @@ mod tests {
     fn options_are_taken_by_name() {
         let all = parse(
             "rw,access=posix,retain-for=2h,grace=0s,reader=cgroup,idle=3m,threads=3,log=/l,log-format=json,noatime,foreground,\
+             max-size=20G,max-age=30d,min-free=10%,prune-every=5m,layout=generic:2,metrics=[::1]:9464,\
              read-only-store,spill=/s,on-write-error=absorb,no-passthrough,no-containment,\
              x-systemd.a=b,user,_netdev",
         );
@@ -342,6 +434,12 @@ mod tests {
             grace: Some(Duration::ZERO),
             reader: Some(Grouping::Cgroup),
             idle: Some(Duration::from_secs(180)),
+            max_size: Some(Size::Bytes(20 << 30)),
+            max_age: Some(Duration::from_secs(30 * 86_400)),
+            min_free: Some(Size::Percent(10)),
+            prune_every: Some(Duration::from_secs(300)),
+            layout: Some(LayoutChoice(Some("generic:2".parse().unwrap()))),
+            metrics: Some("[::1]:9464".parse().unwrap()),
             read_only_store: true,
             spill: Some("/s".into()),
             on_write_error: Some(OnWriteError::Absorb),
@@ -393,6 +491,13 @@ mod tests {
             ("nonsense", "unknown"),
             ("log-format=xml", "`text` or `json`"),
             ("owner=1:1,access=posix", "only"),
+            ("max-size=20", "unit is missing"),
+            ("max-size", "needs a value"),
+            ("min-free=110%", "more than all"),
+            ("layout=emacs", "or `auto`"),
+            ("layout=generic:0", "depth"),
+            ("prune-every=5m", "something to prune for"),
+            ("max-size=1G,prune-every=0s", "can't be nothing"),
             ("on-write-error=ignore", "`absorb` or `fail`"),
             ("on-write-error", "needs a value"),
             ("spill=", "name a directory"),

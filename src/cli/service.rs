@@ -1,18 +1,23 @@
 //! What a daemon answers on its control socket.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cachefs_mount::fuse::Mount;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::options::{self, AccessMode};
-use crate::cache::{Cache, CleanError, Holding, Keep};
+use super::options::AccessMode;
+use super::{prune, told};
+use crate::cache::{Cache, CleanError, Holding, Keep, Limits, PruneOptions, PruneRequest};
+use crate::control::PruneWords;
 use crate::control::server::Service;
+use crate::prune::Only;
 use crate::readers::{Job, ReaderOptions};
-use crate::store::{self, Store};
+use crate::store::Store;
 use crate::system::containment::Containment;
 use crate::system::outside::Outside;
 use crate::system::{busy, processes};
@@ -25,8 +30,11 @@ pub(super) struct Running {
     pub(super) mountpoint: PathBuf,
     pub(super) access: AccessMode,
     pub(super) keep: Keep,
+    pub(super) pruning: PruneOptions,
     pub(super) readers: ReaderOptions,
     pub(super) since: OffsetDateTime,
+    /// Where metrics are answered with.
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) containment: Containment,
     /// Does what the daemon can't do any more.
     pub(super) outside: Option<Arc<Outside>>,
@@ -46,51 +54,17 @@ impl Running {
     }
 }
 
+impl Running {
+    /// As [`Service::status`], for programs that ask again and again: what the store holds is not counted anew
+    /// for each.
+    pub(super) fn status_for_metrics(&self) -> Value {
+        told::status(self, FRESH_FOR_METRICS)
+    }
+}
+
 impl Service for Running {
     fn status(&self) -> Value {
-        let counts = self.cache.counts();
-        let kernel: Map<String, Value> =
-            self.mount.features().list().into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-        let requests: Map<String, Value> =
-            self.mount.requests().into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-        let space = rustix::fs::fstatvfs(self.store.root()).ok().map(
-            |s| json!({"bytes": s.f_blocks * s.f_frsize, "available": s.f_bavail * s.f_frsize}),
-        );
-        let (retired, spilled) = (self.cache.retired(), self.cache.spilled());
-        let degraded = self.cache.degraded().map(|degraded| {
-            let since = OffsetDateTime::from(degraded.since).replace_nanosecond(0).ok();
-            json!({"since": since.and_then(|at| at.format(&Rfc3339).ok()), "reason": degraded.reason})
-        });
-        let readers = self.cache.readers();
-        let holders = readers.iter().filter(|reader| reader.retired.files > 0).count();
-        let mut containment = self.containment.to_json();
-        containment["store_closed"] = store::is_closed(self.store.path()).into();
-        json!({
-            "mountpoint": self.mountpoint.to_string_lossy(),
-            "store": self.store.path().to_string_lossy(),
-            "pid": std::process::id(),
-            "since": self.since.format(&Rfc3339).ok(),
-            "access": self.access.name(),
-            "degraded": degraded,
-            "connection": self.mount.connection(),
-            "space": space,
-            // To count them would be to walk through the store.
-            "live": null,
-            "spilled": {"bytes": spilled.bytes, "files": spilled.files},
-            "retired": {"bytes": retired.bytes, "files": retired.files, "readers": holders},
-            "readers": readers.len(),
-            "reader": options::grouping_name(self.readers.grouping),
-            "retain_for": self.keep.retain_for.as_secs(),
-            "grace": self.keep.grace.as_secs(),
-            "idle": self.readers.idle.as_secs(),
-            "nodes": counts.nodes,
-            "handles": counts.handles,
-            "hits": counts.hits,
-            "misses": counts.misses,
-            "kernel": kernel,
-            "containment": containment,
-            "requests": requests,
-        })
+        told::status(self, FRESH)
     }
 
     fn readers(&self) -> Value {
@@ -111,8 +85,33 @@ impl Service for Running {
         Ok(json!({"removed": cleaned.names, "seen_by": cleaned.seen_by}))
     }
 
+    fn prune(&self, words: PruneWords, by: u32) -> Result<Value, String> {
+        let request = PruneRequest {
+            limits: Limits {
+                max_size: words.max_size,
+                max_age: words.older_than.map(Duration::from_secs),
+                min_free: words.min_free,
+            },
+            only: Only { tools: words.tools, paths: words.paths },
+            dry_run: words.dry_run,
+            by,
+        };
+        let pruned = self.cache.prune(&request).map_err(|error| error.to_string())?;
+        if !words.dry_run {
+            tracing::info!(
+                units = pruned.units.len(),
+                bytes = pruned.frees.bytes,
+                seen_by = pruned.seen_by.len(),
+                "pruned by hand",
+            );
+        }
+        Ok(prune::answer(&pruned, words.dry_run, &self.mountpoint, processes::command))
+    }
+
     fn unmount(&self, lazy: bool) -> Result<(), String> {
         let at = self.mountpoint.display();
+        // While it is known which files were used.
+        self.cache.keep_recency();
         match self.mount.unmount(lazy) {
             Ok(()) => Ok(()),
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(format!(
@@ -123,6 +122,12 @@ impl Service for Running {
         }
     }
 }
+
+/// What a store holds is counted anew for who asks after this time.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// And for metrics, after this time.
+const FRESH_FOR_METRICS: Duration = Duration::from_secs(5 * 60);
 
 /// A job, as `cachefs readers --json` has it.
 fn describe(holding: &Holding) -> Value {

@@ -2,6 +2,10 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::SystemTime;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::Failure;
 
@@ -24,6 +28,20 @@ pub(super) fn failure(failure: &(dyn std::error::Error + Send + Sync)) {
 /// `text` without line ends.
 pub(super) fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// A time as RFC 3339 has it, in whole seconds; nobody used anything before 1970.
+pub(super) fn time(time: SystemTime) -> Option<String> {
+    let time = OffsetDateTime::from(time.max(SystemTime::UNIX_EPOCH));
+    time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
+}
+
+/// So many of something whose name gets an `s` where there are several.
+pub(super) fn count(count: u64, of: &str) -> String {
+    match count {
+        1 => format!("1 {of}"),
+        many => format!("{many} {of}s"),
+    }
 }
 
 /// A number of bytes, to three digits.

@@ -70,10 +70,11 @@ pub(super) fn describe(mount: &Value) -> String {
     {
         row("space", format!("{} of {} free", show::bytes(available), show::bytes(bytes)));
     }
+    row("live", live(mount));
     row("retired", removed(&mount["retired"]));
     if let Some(files @ 1..) = mount["spilled"]["files"].as_u64() {
         let bytes = mount["spilled"]["bytes"].as_u64().unwrap_or(0);
-        let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+        let files = show::count(files, "file");
         row("spilled", format!("{} in {files}, until it is unmounted", show::bytes(bytes)));
     }
     row("readers", format!("{} running", number("readers")));
@@ -116,6 +117,22 @@ fn confined(containment: &Value) -> String {
     said.join("; ")
 }
 
+/// What the store holds.
+fn live(mount: &Value) -> String {
+    let live = &mount["live"];
+    let (Some(bytes), Some(files)) = (live["bytes"].as_u64(), live["files"].as_u64()) else {
+        return "being counted".into();
+    };
+    let units = mount["units"].as_u64().unwrap_or(0);
+    let (files, units) = (show::count(files, "file"), show::count(units, "unit"));
+    let mut said = format!("{} in {files}, {units}", show::bytes(bytes));
+    if let Some(most) = mount["limits"]["max_size"].as_str() {
+        // Writing to a string does not fail.
+        let _ = write!(said, ", of {most}");
+    }
+    said
+}
+
 fn health(degraded: &Value) -> String {
     let Some(reason) = degraded["reason"].as_str() else { return "good".into() };
     match degraded["since"].as_str() {
@@ -129,8 +146,7 @@ fn removed(retired: &Value) -> String {
     let number = |key: &str| retired[key].as_u64().unwrap_or(0);
     let files = match number("files") {
         0 => return "nothing".into(),
-        1 => "1 file".to_owned(),
-        many => format!("{many} files"),
+        files => show::count(files, "file"),
     };
     let until = match number("readers") {
         0 => "on its way out".to_owned(),
@@ -171,6 +187,14 @@ mod tests {
         assert_eq!(health(&json!(null)), "good");
         let degraded = json!({"since": "2026-01-02T03:04:05Z", "reason": "full"});
         assert_eq!(health(&degraded), "degraded since 2026-01-02T03:04:05Z: full");
+    }
+
+    #[test]
+    fn what_is_live_is_told() {
+        assert_eq!(live(&json!({"live": null})), "being counted");
+        let mount = json!({"live": {"bytes": 2048, "files": 3}, "units": 2,
+            "limits": {"max_size": "20G"}});
+        assert_eq!(live(&mount), "2.00 KiB in 3 files, 2 units, of 20G");
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::system::mounts::MountPoint;
 /// How long a daemon may take for an answer: longer than any unmount.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long is waited at a time for an answer that may take any time.
+const NOW_AND_THEN: Duration = Duration::from_millis(500);
+
 /// An answer may be this long: it comes from a daemon, but not necessarily from a sane one.
 const LONGEST_ANSWER: u64 = 64 * 1024 * 1024;
 
@@ -103,19 +106,53 @@ impl Client {
 
     /// Asks one thing.
     pub fn ask(&mut self, command: &Command) -> Result<Value, ClientError> {
+        self.say(command)?;
+        let failed = |source| ClientError::Io { store: self.store.clone(), source };
+        let mut line = Vec::new();
+        let mut limited = (&mut self.stream).take(LONGEST_ANSWER);
+        limited.read_until(b'\n', &mut line).map_err(failed)?;
+        self.answer(&line)
+    }
+
+    /// Asks one thing that may take as long as it likes. Now and then `meanwhile` is called.
+    pub fn ask_patiently(
+        &mut self,
+        command: &Command,
+        mut meanwhile: impl FnMut(),
+    ) -> Result<Value, ClientError> {
+        let failed = |source| ClientError::Io { store: self.store.clone(), source };
+        self.stream.get_ref().set_read_timeout(Some(NOW_AND_THEN)).map_err(failed)?;
+        self.say(command)?;
+        let failed = |source| ClientError::Io { store: self.store.clone(), source };
+        let mut line = Vec::new();
+        let mut limited = (&mut self.stream).take(LONGEST_ANSWER);
+        loop {
+            // What has come is kept when the time is up.
+            match limited.read_until(b'\n', &mut line) {
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => meanwhile(),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        self.stream.get_ref().set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+        self.answer(&line)
+    }
+
+    fn say(&mut self, command: &Command) -> Result<(), ClientError> {
         let failed = |source| ClientError::Io { store: self.store.clone(), source };
         let said = command.to_line();
         if said.len() > LONGEST_LINE {
             return Err(ClientError::TooLong { length: said.len() });
         }
-        self.stream.get_mut().write_all(said.as_bytes()).map_err(failed)?;
-        let mut line = Vec::new();
-        let mut limited = (&mut self.stream).take(LONGEST_ANSWER);
-        limited.read_until(b'\n', &mut line).map_err(failed)?;
+        self.stream.get_mut().write_all(said.as_bytes()).map_err(failed)
+    }
+
+    fn answer(&self, line: &[u8]) -> Result<Value, ClientError> {
+        let failed = |source| ClientError::Io { store: self.store.clone(), source };
         if line.is_empty() {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
         }
-        let mut answer: Value = serde_json::from_slice(&line).map_err(|e| failed(e.into()))?;
+        let mut answer: Value = serde_json::from_slice(line).map_err(|e| failed(e.into()))?;
         match answer.get("error").and_then(Value::as_str) {
             Some(error) => Err(ClientError::Refused(error.to_owned())),
             None => Ok(answer["ok"].take()),

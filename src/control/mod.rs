@@ -7,6 +7,7 @@
 //! {"version":1,"command":"status"}                {"version":1,"ok":{...}}
 //! {"version":1,"command":"readers"}               {"version":1,"ok":{...}}
 //! {"version":1,"command":"clean","paths":["uv"]}  {"version":1,"ok":{"removed":7,"seen_by":1}}
+//! {"version":1,"command":"prune","max_size":"20G"}  {"version":1,"ok":{"units":[...],"freed_now":4096,...}}
 //! {"version":1,"command":"unmount","lazy":true}   {"version":1,"error":"what, why, what to do"}
 //! ```
 //!
@@ -24,6 +25,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use crate::prune::size::Size;
 
 /// The version of the protocol.
 pub const VERSION: u64 = 1;
@@ -48,12 +51,33 @@ pub enum Command {
         #[serde(with = "paths")]
         paths: Vec<PathBuf>,
     },
+    /// To prune by unit.
+    Prune(PruneWords),
     /// To unmount; the answer comes before the daemon ends.
     Unmount {
         /// Also while it is in use: those who have files open may finish.
         #[serde(default)]
         lazy: bool,
     },
+}
+
+/// What is to be pruned. Without any limit: by those of the mount, or all that is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PruneWords {
+    /// What may stay, such as `20G`.
+    pub max_size: Option<Size>,
+    /// What was last used longer ago goes, in seconds.
+    pub older_than: Option<u64>,
+    /// What is to be free, such as `10%`.
+    pub min_free: Option<Size>,
+    /// Only of these tools.
+    pub tools: Vec<String>,
+    /// Only with these paths, relative to the mount.
+    #[serde(with = "paths")]
+    pub paths: Vec<PathBuf>,
+    /// Only say what would go.
+    pub dry_run: bool,
 }
 
 impl Command {
@@ -117,6 +141,15 @@ mod tests {
             Command::Readers,
             Command::Clean { paths: vec![] },
             Command::Clean { paths: vec!["uv/wheels".into(), odd] },
+            Command::Prune(PruneWords::default()),
+            Command::Prune(PruneWords {
+                max_size: Some(Size::Bytes(20 << 30)),
+                older_than: Some(60),
+                min_free: Some(Size::Percent(10)),
+                tools: vec!["uv".into()],
+                paths: vec!["pip/http-v2".into()],
+                dry_run: true,
+            }),
             Command::Unmount { lazy: true },
         ] {
             assert_eq!(Command::from_line(command.to_line().trim().as_bytes()), Ok(command));
@@ -142,6 +175,9 @@ mod tests {
             (br#"{"version":1,"command":"clean","paths":["/etc"]}"#, "not relative"),
             (br#"{"version":1,"command":"clean","paths":["a\u0000"]}"#, "NUL"),
             (br#"{"version":1,"command":"clean","paths":[[47]]}"#, "not relative"),
+            (br#"{"version":1,"command":"prune","max_size":"20"}"#, "unit is missing"),
+            (br#"{"version":1,"command":"prune","older_than":-1}"#, "not understood"),
+            (br#"{"version":1,"command":"prune","paths":["../x"]}"#, "`..`"),
             (&[b'['; 60_000], "not a JSON"),
         ] {
             let said = Command::from_line(line).unwrap_err();

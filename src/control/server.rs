@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::public::Public;
 use super::room::{CLIENTS, Room};
-use super::{Command, LONGEST_LINE, SOCKET, address, answer_line};
+use super::{Command, LONGEST_LINE, PruneWords, SOCKET, address, answer_line};
 
 /// A client that takes longer to say a line is cut off.
 const LINE_TIME: Duration = Duration::from_secs(10);
@@ -41,6 +41,8 @@ pub trait Service: Send + Sync + 'static {
     /// Removes `paths`, or everything if there are none, for the process `by`: the `ok` part of the answer, or what, why and
     /// what to do.
     fn clean(&self, paths: &[PathBuf], by: u32) -> Result<Value, String>;
+    /// Prunes, for the process `by`: the `ok` part of the answer, or what, why and what to do.
+    fn prune(&self, words: PruneWords, by: u32) -> Result<Value, String>;
     /// Unmounts, or says what, why and what to do.
     fn unmount(&self, lazy: bool) -> Result<(), String>;
 }
@@ -182,6 +184,7 @@ impl Server {
             Command::Status => Ok(service.status()),
             Command::Readers => Ok(service.readers()),
             Command::Clean { paths } => service.clean(&paths, process),
+            Command::Prune(words) => service.prune(words, process),
             Command::Unmount { lazy } => service.unmount(lazy).map(|()| json!({})),
         });
         work.await.unwrap_or_else(|_| Err("the daemon failed at this; its log says why".into()))
@@ -210,6 +213,9 @@ mod tests {
             json!({})
         }
         fn clean(&self, _paths: &[PathBuf], _by: u32) -> Result<Value, String> {
+            Ok(json!({}))
+        }
+        fn prune(&self, _words: PruneWords, _by: u32) -> Result<Value, String> {
             Ok(json!({}))
         }
         fn unmount(&self, _lazy: bool) -> Result<(), String> {

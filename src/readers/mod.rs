@@ -35,6 +35,9 @@ use self::registry::Registry;
 pub use self::system::{Ends, Fate, Process, System, Watch, Witness};
 use crate::cache::view::Moment;
 
+/// The number that an administrator has among jobs.
+pub(crate) const ADMINISTRATOR: u64 = u64::MAX;
+
 /// What makes a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Grouping {
@@ -124,6 +127,16 @@ impl Readers {
     /// A job lists no directory any more; whether it has removed anything meanwhile.
     pub fn removal_ended(&self, job: &Job) -> bool {
         self.registry.removal_ended(job.id)
+    }
+
+    /// The next moment, at which an administrator goes on to remove what is to go as one. One at a time.
+    pub fn tick_of_cleaning(&self) -> Moment {
+        self.registry.tick_of_removal(ADMINISTRATOR)
+    }
+
+    /// All that an administrator removes has gone.
+    pub fn cleaning_ended(&self) {
+        self.registry.removal_ended(ADMINISTRATOR);
     }
 
     /// What was removed after this moment will be seen by jobs that begin while removals go on.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cachefs::cache::{Access, Cache, CacheOptions, CleanError, Keep};
+use cachefs::cache::{Access, Cache, CacheOptions, CleanError, Keep, PruneOptions};
 use cachefs::readers::made_up::MadeUp;
 use cachefs::readers::{Grouping, ReaderOptions, Readers};
 use cachefs::store::{PRIVATE, Store};
@@ -129,7 +129,8 @@ impl Engine {
         let readers = Arc::new(Readers::new(system.clone(), options));
         let store = Arc::new(Store::open(directory.path()).unwrap());
         let access = Access::Shared { owner: (0, 0) };
-        let options = CacheOptions { access, descriptors: 16, keep: Keep::default() };
+        let (keep, pruning) = (Keep::default(), PruneOptions::default());
+        let options = CacheOptions { access, descriptors: 16, keep, pruning };
         let cache = Cache::new(store, options, readers).unwrap();
         cache.mounted(Arc::new(Deaf));
         let nodes = cache.counts().nodes;

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use fuser::{
     FileHandle, FopenFlags, INodeNo, LockOwner, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
@@ -55,8 +55,10 @@ impl<V: Volume> Adapter<V> {
 
 impl<V: Volume> Shared<V> {
     fn ask<T>(&self, op: Op, call: impl FnOnce(&V) -> Result<T>) -> Result<T> {
-        self.counters.count(op);
-        catch_unwind(AssertUnwindSafe(|| call(&self.volume))).unwrap_or_else(|_| {
+        let began = Instant::now();
+        let asked = catch_unwind(AssertUnwindSafe(|| call(&self.volume)));
+        self.counters.measure(op, began);
+        asked.unwrap_or_else(|_| {
             tracing::error!(operation = op.name(), "panic while serving a request; answered EIO");
             Err(Errno::EIO)
         })

@@ -26,6 +26,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use self::adapter::{Adapter, Shared};
+pub use self::counters::{CLASSES, Operation};
 pub use self::mountpoint::unmount;
 pub use self::negotiate::Features;
 use self::notify::Notifier;
@@ -163,7 +164,7 @@ impl Drop for Unserved {
 pub struct Mount {
     place: Arc<mountpoint::Place>,
     features: Features,
-    requests: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    requests: Box<dyn Fn() -> Vec<Operation> + Send + Sync>,
     server: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -179,8 +180,8 @@ impl Mount {
         self.features
     }
 
-    /// How often each operation was asked for.
-    pub fn requests(&self) -> Vec<(&'static str, u64)> {
+    /// How often each operation was asked for, and how long it took.
+    pub fn requests(&self) -> Vec<Operation> {
         (self.requests)()
     }
 
@@ -213,7 +214,7 @@ impl Drop for Mount {
     }
 }
 
-type Serving = (Features, Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>, JoinHandle<()>);
+type Serving = (Features, Box<dyn Fn() -> Vec<Operation> + Send + Sync>, JoinHandle<()>);
 
 fn serve<V: Volume>(
     volume: Arc<V>,

@@ -78,7 +78,7 @@ impl Health {
 }
 
 /// Free for us, and of the whole filesystem, in bytes; none if it does not say.
-pub(super) fn room(of: impl AsFd) -> Option<(u64, u64)> {
+pub(in crate::cache) fn room(of: impl AsFd) -> Option<(u64, u64)> {
     let space = rustix::fs::fstatvfs(of).ok()?;
     let unit = space.f_frsize;
     // Some filesystems do not know.

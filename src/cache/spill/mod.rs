@@ -23,6 +23,7 @@ mod room;
 mod touched;
 
 pub use health::Degraded;
+pub(super) use health::room as space;
 pub(super) use names::{aside, is_gone};
 
 use std::io;

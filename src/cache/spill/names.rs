@@ -103,6 +103,7 @@ impl Cache {
     /// A name stands for a node, whatever the store has; takes over a reference to it.
     pub(in crate::cache) fn put_aside(&self, folder: &Arc<Node>, name: Name<'_>, node: &Node) {
         self.spill.note_used();
+        self.numbers.spilled();
         node.note_aside(folder.id, name);
         if let Some(old) = self.take_aside(folder, name) {
             self.discard(&old);
