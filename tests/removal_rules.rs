@@ -3,7 +3,8 @@
 mod common;
 mod views;
 
-use views::{Agent, Ground};
+use common::Run;
+use views::{Agent, Ground, eventually};
 
 /// A name that stands in no file by chance.
 const PRODUCT: &str = "q7Vx2-JmN0aPz";
@@ -178,4 +179,48 @@ fn what_comes_back_brings_back_what_it_names() {
     maker.does("put", ["/list", "index-of-wheels"]);
     let mut later = ground.older();
     assert_eq!(later.read("/index-of-wheels/wheel/code"), "text");
+}
+
+/// The kernel has forgotten directories of which only those who saw them still know.
+#[test]
+fn all_of_a_directory_comes_back_however_deep_it_is() {
+    let ground = Ground::new();
+    let mut maker = ground.older();
+    maker.does("mkdir", ["/archive"]);
+    maker.does("mkdir", ["/temporary"]);
+    let mut files = Vec::new();
+    for branch in ["a", "b", "c", "d"] {
+        let mut directory = format!("/{branch}");
+        for below in ["", "/x", "/y", "/z"] {
+            directory += below;
+            maker.does("mkdir", [&format!("/temporary{directory}")]);
+            maker.does("mkdir", [&format!("/temporary{directory}/empty")]);
+            maker.does("put", [&format!("/temporary{directory}/file"), branch]);
+            files.push((format!("{directory}/file"), branch));
+        }
+    }
+    ground.shell("rm -r temporary");
+    let forgotten = || ground.mount().status()["requests"]["forget"].as_u64().unwrap();
+    let before = forgotten();
+    Run::shell("echo 2 >/proc/sys/vm/drop_caches").succeeds();
+    eventually("the kernel has forgotten", || forgotten() > before);
+    maker.does("rename", ["/temporary", &format!("/archive/{PRODUCT}")]);
+    let mut later = ground.agent();
+    for (file, text) in files {
+        assert_eq!(later.read(&format!("/archive/{PRODUCT}{file}")), text, "{file}");
+    }
+}
+
+/// Nobody looks anything up there: the daemon sees to it.
+#[test]
+fn a_working_directory_that_was_removed_keeps_its_path() {
+    let ground = Ground::new();
+    ground.shell("mkdir -p one/two");
+    let mut worker = ground.older();
+    worker.does("chdir", ["/one/two"]);
+    ground.agent().does("remove", ["/one"]);
+    let mut later = ground.agent();
+    later.refused(libc::ENOENT, "status", ["/one"]);
+    eventually("it has a path", || worker.ask("getcwd", ()) == Ok("/one/two".into()));
+    later.refused(libc::ENOENT, "status", ["/one"]);
 }

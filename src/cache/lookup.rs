@@ -181,6 +181,9 @@ impl Cache {
 
     /// As the view function knows the caller.
     pub(super) fn reader(&self, caller: &Caller) -> Reader {
+        if let Some(usher) = self.ushering.reader(caller) {
+            return usher;
+        }
         match self.readers.known(caller) {
             Some(job) => job.reader(),
             // Before and after it, he might see this and that: he begins here.

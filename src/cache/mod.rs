@@ -25,6 +25,7 @@ mod retire;
 mod spill;
 mod sync;
 mod tree;
+mod usher;
 pub mod view;
 mod xattrs;
 
@@ -63,6 +64,8 @@ pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
 pub use self::spill::Degraded;
 use self::spill::Spill;
 use self::tree::{OwnKeys, Tree};
+pub use self::usher::Usher;
+use self::usher::Ushering;
 use crate::readers::Readers;
 use crate::store::Store;
 
@@ -126,6 +129,7 @@ pub struct Cache {
     /// before anything in the tree.
     moves: RwLock<()>,
     numbers: Numbers,
+    ushering: Ushering,
 }
 
 /// How a cache is doing.
@@ -186,6 +190,7 @@ impl Cache {
             readers,
             moves: RwLock::new(()),
             numbers: Numbers::new(),
+            ushering: Ushering::default(),
         })
     }
 

@@ -175,13 +175,14 @@ impl Cache {
             let was = removed.last_place().ok_or(Errno::ESTALE)?;
             let above = self.tree.versioned(&self.tree.get(was.parent())?);
             let directory = self.directory(above.id)?;
-            if !self.make_reached(job, &above)?
-                || !self.bring_back(&above, &directory, known_name(&was.name))?
-            {
+            if !self.make_reached(job, &above)? {
                 return Ok(false);
             }
             let added = Added::new(removed.id, (job.id, self.readers.tick()), How::Moved);
             self.additions.note((above.id, known_name(&was.name)), added);
+            if !self.bring_back(&above, &directory, known_name(&was.name))? {
+                return Ok(false);
+            }
             self.tell_kernel_later(above.id, &was.name);
         }
         Ok(true)
@@ -191,7 +192,6 @@ impl Cache {
     /// that kind inside, and with what is named by the files that come back with it.
     fn restore_product(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) -> Result<()> {
         let first = Missing { folder: folder.clone(), name: name.as_bytes().into() };
-        // With its last version, a directory that the kernel does not know would be forgotten.
         let mut held = Vec::new();
         let restored = self.restore_all(job, first, &mut held);
         for node in held {
@@ -205,7 +205,7 @@ impl Cache {
         let mut names = Vec::new();
         while let Some(missing) = pending.pop() {
             let (folder, name) = (&missing.folder, known_name(&missing.name));
-            let node = match self.restore_one(job, folder, name)? {
+            let node = match self.restore_one(job, folder, name, held)? {
                 Restored::Nothing => continue,
                 Restored::Name => {
                     names.push(missing);
@@ -213,9 +213,6 @@ impl Cache {
                 }
                 Restored::Directory(node) => node,
             };
-            if self.tree.hold(node.id) {
-                held.push(node.id);
-            }
             let inside = node.all_versions().into_iter().map(|(name, _)| name);
             // Directories in it that are still there may have lost something.
             for name in inside.chain(directories_in(&*self.directory(node.id)?)?) {
@@ -232,14 +229,21 @@ impl Cache {
         Ok(())
     }
 
-    /// Brings back one name, if it isn't there.
-    fn restore_one(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) -> Result<Restored> {
+    /// Brings back one name, if it isn't there. A directory is held.
+    fn restore_one(
+        &self,
+        job: &Job,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        held: &mut Vec<NodeId>,
+    ) -> Result<Restored> {
         let directory = self.directory(folder.id)?;
         let change = self.names.change(folder.id, name.as_bytes());
         match status(&*directory, name.as_bytes()) {
             // Nobody knows it who does not know all above what was removed.
             Ok(live) if kind(&live) == Kind::Directory => {
                 let known = self.tree.find(super::resolve::key(&live));
+                let known = known.filter(|known| self.hold_for_now(known.id, held));
                 return Ok(known.map_or(Restored::Nothing, Restored::Directory));
             }
             Ok(_) => return Ok(Restored::Nothing),
@@ -253,15 +257,29 @@ impl Cache {
         if added.is_none_or(|added| added.by != job.id) {
             return Ok(Restored::Nothing);
         }
-        self.return_to(&change, folder, &directory, name, (&node, &kept))?;
+        // With its last version, a directory that the kernel does not know would be forgotten.
+        if node.kind == Kind::Directory && !self.hold_for_now(node.id, held) {
+            return Ok(Restored::Nothing);
+        }
+        // Before it is there: who removes the directory must not find what he can't know of.
         let added = Added::new(node.id, (job.id, self.readers.tick()), How::Moved);
         self.additions.note((folder.id, name), added);
+        self.return_to(&change, folder, &directory, name, (&node, &kept))?;
         drop(change);
         self.tell_kernel_later(folder.id, name.as_bytes());
         Ok(match node.kind {
             Kind::Directory => Restored::Directory(node),
             _ => Restored::Name,
         })
+    }
+
+    /// Whether the node is still known, and so until those that are `held` are given back.
+    fn hold_for_now(&self, node: NodeId, held: &mut Vec<NodeId>) -> bool {
+        let holds = self.tree.hold(node);
+        if holds {
+            held.push(node);
+        }
+        holds
     }
 
     /// What a job sees under a name that is not live, and that lies among what was removed.

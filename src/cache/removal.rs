@@ -160,7 +160,11 @@ impl Cache {
         self.hide(change, folder, name, job.id);
         match victim {
             None => Ok(()),
-            Some(_) if kept => self.retire(change, folder, directory, name, (at, job.id), true),
+            Some(_) if kept => {
+                self.retire(change, folder, directory, name, (at, job.id), true)?;
+                self.ushering.wake();
+                Ok(())
+            }
             Some(victim) => {
                 let _moving = self.moves.read();
                 rustix::fs::unlinkat(directory, name.as_bytes(), AtFlags::REMOVEDIR)

@@ -195,6 +195,9 @@ fn start(
     let jobs = Arc::new(Readers::new(Arc::new(system), readers));
     let cache = Cache::new(store.clone(), engine, jobs)
         .map_err(|e| format!("can't read the store {}: {e}", store.path().display()))?;
+    if let Some(outside) = &outside {
+        cache.guided_by(outside.clone()).map_err(what("start a thread"))?;
+    }
     let mount = mount.serve(cache.clone(), &options)?;
     let running = Arc::new(Running {
         mount,

@@ -39,6 +39,25 @@ impl fmt::Display for User {
     }
 }
 
+/// The inodes of a device in which processes work although they have no name that the kernel knows.
+pub fn lost(device: (u32, u32)) -> Vec<u64> {
+    let device = rustix::fs::makedev(device.0, device.1);
+    let mut found = HashSet::new();
+    for pid in pids() {
+        let cwd = format!("/proc/{pid}/cwd");
+        // As the kernel says it; a directory may be called so, too, and then nothing is lost.
+        let is_lost = fs::read_link(&cwd)
+            .is_ok_and(|path| path.as_os_str().as_bytes().ends_with(b" (deleted)"));
+        if is_lost
+            && let Ok(status) = rustix::fs::stat(&*cwd)
+            && status.st_dev == device
+        {
+            found.insert(status.st_ino);
+        }
+    }
+    found.into_iter().collect()
+}
+
 /// Everyone found who keeps the mount at `path` busy.
 pub fn users(path: &Path) -> Vec<User> {
     let Ok(mounts) = mounts::all() else { return Vec::new() };

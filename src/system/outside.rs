@@ -8,9 +8,11 @@
 //! One JSON document a line each way, on two pairs of sockets: what a request of the mount waits for is not
 //! asked where looking for who is using the mount may wait for that request.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::busy::{self, User};
 use super::{containment, mounts};
+use crate::cache::Usher;
 use crate::readers::Witness;
 
 /// The command that the process is started by.
@@ -41,6 +44,8 @@ enum Request {
     Users,
     Stat(u32),
     HasOpen { process: u32, inode: u64 },
+    Lost { device: (u32, u32) },
+    LookUp { path: Vec<u8> },
     Abandon { store: bool, mountpoint: bool },
 }
 
@@ -74,6 +79,7 @@ pub struct Outside {
     /// For what requests of the mount wait for.
     quick: Mutex<BufReader<UnixStream>>,
     process: Mutex<Child>,
+    id: u32,
     has_complained: AtomicBool,
 }
 
@@ -95,6 +101,7 @@ impl Outside {
         let outside = Outside {
             slow: Mutex::new(BufReader::new(slow)),
             quick: Mutex::new(BufReader::new(quick)),
+            id: process.id(),
             process: Mutex::new(process),
             has_complained: AtomicBool::new(false),
         };
@@ -151,6 +158,21 @@ impl Witness for Outside {
 
     fn has_open(&self, process: u32, inode: u64) -> bool {
         self.ask(&self.quick, &Request::HasOpen { process, inode }).unwrap_or(false)
+    }
+}
+
+impl Usher for Outside {
+    fn process(&self) -> u32 {
+        self.id
+    }
+
+    fn lost(&self, device: (u32, u32)) -> Vec<u64> {
+        self.ask(&self.slow, &Request::Lost { device }).unwrap_or_default()
+    }
+
+    fn look_up(&self, path: &Path) {
+        let path = path.as_os_str().as_bytes().to_vec();
+        let _: io::Result<()> = self.ask(&self.slow, &Request::LookUp { path });
     }
 }
 
@@ -257,6 +279,12 @@ impl Job {
                 }
                 Request::HasOpen { process, inode } => {
                     say(&mut answers, &crate::readers::has_open(process, inode))?;
+                }
+                Request::Lost { device } => say(&mut answers, &busy::lost(device))?,
+                Request::LookUp { path } => {
+                    // Whether it is still there is no matter.
+                    let _ = rustix::fs::lstat(self.mountpoint.join(OsStr::from_bytes(&path)));
+                    say(&mut answers, &())?;
                 }
                 Request::Abandon { store, mountpoint } => {
                     self.unmount_at_last();

@@ -1,0 +1,106 @@
+//! Working directories that were removed keep their names.
+//!
+//! `getcwd(2)` fails in a directory whose name the kernel has let go of, as it does when somebody removes it. It
+//! takes the name up again when somebody looks it up who still sees the directory. Those who work in it need not
+//! ever do that; so after each removal a process that the daemon has outside of itself does it for them.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use cachefs_mount::{Caller, NodeId};
+use parking_lot::Mutex;
+
+use super::Cache;
+use super::view::{Moment, Reader};
+
+/// Who can look at processes, and look up names in the mount.
+pub trait Usher: Send + Sync + 'static {
+    /// The process that looks them up, and does nothing else in the mount.
+    fn process(&self) -> u32;
+    /// The inodes of the mount, whose device this is, that processes work in although the kernel has let go
+    /// of their names.
+    fn lost(&self, device: (u32, u32)) -> Vec<u64>;
+    /// Looks up a path, relative to the mount.
+    fn look_up(&self, path: &Path);
+}
+
+/// No more than one part in so many of the time is spent on looking who needs it.
+const REST: u32 = 10;
+
+/// A path in a mount is no deeper, or nobody is shown to it.
+const DEEPEST: usize = 256;
+
+/// As the view function knows the usher: he sees all that anybody may still see.
+const EVERYTHING: Reader = Reader { id: u64::MAX, began: Moment(0) };
+
+#[derive(Default)]
+pub(super) struct Ushering {
+    usher: OnceLock<Arc<dyn Usher>>,
+    wake: Mutex<Option<Sender<()>>>,
+}
+
+impl Ushering {
+    /// As the view function knows a caller who is the usher.
+    pub(super) fn reader(&self, caller: &Caller) -> Option<Reader> {
+        let usher = self.usher.get()?;
+        (caller.thread != 0 && usher.process() == caller.thread).then_some(EVERYTHING)
+    }
+
+    /// A directory was removed that others go on seeing.
+    pub(super) fn wake(&self) {
+        if let Some(wake) = &*self.wake.lock() {
+            // It ends with the cache; then there is nobody to be shown anywhere.
+            let _ = wake.send(());
+        }
+    }
+}
+
+impl Cache {
+    /// Has somebody keep the names of working directories that are removed.
+    pub fn guided_by(self: &Arc<Self>, usher: Arc<dyn Usher>) -> std::io::Result<()> {
+        let (wake, woken) = std::sync::mpsc::channel();
+        *self.ushering.wake.lock() = Some(wake);
+        // Once: it is mounted once.
+        let _ = self.ushering.usher.set(usher.clone());
+        let cache = Arc::downgrade(self);
+        std::thread::Builder::new().name("usher".into()).spawn(move || {
+            while woken.recv().is_ok() {
+                let began = Instant::now();
+                while woken.try_recv().is_ok() {}
+                let Some(cache) = cache.upgrade() else { return };
+                cache.show_all(&*usher);
+                drop(cache);
+                std::thread::sleep(began.elapsed() * REST);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn show_all(&self, usher: &dyn Usher) {
+        let Some(kernel) = self.kernel.get() else { return };
+        for inode in usher.lost(kernel.device()) {
+            if let Some(path) = self.last_path(NodeId(inode)) {
+                usher.look_up(&path);
+            }
+        }
+    }
+
+    /// The path that a directory has, or had.
+    fn last_path(&self, node: NodeId) -> Option<PathBuf> {
+        let (mut at, mut names) = (node, Vec::new());
+        while at != NodeId::ROOT {
+            let place = self.tree.get(at).ok()?.last_place()?;
+            if names.len() > DEEPEST {
+                return None;
+            }
+            at = place.parent();
+            names.push(place.name);
+        }
+        names.reverse();
+        Some(PathBuf::from(OsString::from_vec(names.join(&b'/'))))
+    }
+}
