@@ -258,7 +258,9 @@ impl Cache {
         let node = self.tree.get(id)?;
         let area = self.spill_folder()?;
         let number = self.next_number().to_string();
-        let source = self_path(&*self.descriptor(&node)?);
+        // Open until it has been linked: the path leads to it by its number.
+        let descriptor = self.descriptor(&node)?;
+        let source = self_path(&*descriptor);
         let follow = AtFlags::SYMLINK_FOLLOW;
         if rustix::fs::linkat(rustix::fs::CWD, source, &*area, &*number, follow).is_ok() {
             self.tree.add_place(&node, ASIDE, known_name(number.as_bytes()));
