@@ -426,8 +426,9 @@ impl Cache {
         if let Seen::Kept(node) = self.choose(&folder.versions(name), None, job.reader())
             && let node = self.tree.get(node)?
             && node.kind == Kind::Directory
+            && !self.is_empty_for(job, job.reader(), &node)?
         {
-            self.is_empty_for(job, job.reader(), &node)?;
+            return Err(Errno::ENOTEMPTY);
         }
         Ok(())
     }
