@@ -209,8 +209,12 @@ fn words_that_are_off() {
     let home = Home::new();
     let (store, mountpoint) = (home.path("s"), home.path("m"));
     for (words, why) in [
-        (&["--access", "scoped"][..], "not in this version"),
-        (&["--access", "everyone"], "`shared` or `posix`"),
+        (&["--access", "everyone"][..], "`shared`, `posix` or `scoped`"),
+        (&["--trust", "0"], "`scoped` only"),
+        (&["--access", "scoped", "--trust", "no-such-user-here"], "there is no user"),
+        (&["--quota-default", "1G"], "`scoped` only"),
+        (&["--access", "scoped", "--quota", "1G"], "USER=SIZE"),
+        (&["--access", "scoped", "--quota", "0=1G:many"], "number of files"),
         (&["--access", "posix", "--owner", "1:1"], "owner"),
         (&["--owner", "root"], "UID:GID"),
         (&["--threads", "0"], "threads"),
@@ -223,7 +227,7 @@ fn words_that_are_off() {
         (&["-o", "retain-for"], "needs a value"),
         (&["--no-such-option"], "no-such-option"),
         (&["-o", "rw,no-such-option"], "no-such-option"),
-        (&["-o", "access=scoped"], "not in this version"),
+        (&["-o", "access=scoped,quota-default=much"], "number and a unit"),
         (&["-o", "threads=many"], "threads=many"),
         (&["-o", "suid"], "suid"),
     ] {

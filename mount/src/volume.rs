@@ -67,6 +67,7 @@ errnos!(
     EACCES,
     EBADF,
     EBUSY,
+    EDQUOT,
     EEXIST,
     EINVAL,
     EIO,
@@ -315,6 +316,9 @@ pub struct Opened {
     pub wants_flush: bool,
     /// Whether its bytes are not those of the node: nothing of it may be cached for the node.
     pub alone: bool,
+    /// Whether all that is written to the node has to go by the volume, which counts it. So for all opens
+    /// of a node, or for none.
+    pub counted: bool,
     /// How often the bytes of the node were moved to another file before.
     pub moves: u32,
 }
@@ -379,6 +383,11 @@ pub trait Volume: Send + Sync + 'static {
 
     /// What `name` in `parent` stands for, for this caller.
     fn lookup(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<Lookup>;
+
+    /// Whether the next lookup of this caller may take so long that others must not wait for it.
+    fn takes_long(&self, _: &Caller) -> bool {
+        false
+    }
 
     /// The operating system gives back `lookups` lookups of `node`. True: it has none left.
     fn forget(&self, node: NodeId, lookups: u64) -> bool;

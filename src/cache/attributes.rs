@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cachefs_mount::{
-    Attributes, Entry, Errno, FOREVER, HandleId, Kind, NodeId, OpenFlags, Result, SetAttributes,
-    SetTime,
+    Attributes, Caller, Entry, Errno, FOREVER, HandleId, Kind, NodeId, OpenFlags, Result,
+    SetAttributes, SetTime,
 };
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Statx, StatxTimestamp, Timespec, Timestamps, Uid};
 
@@ -57,6 +57,7 @@ impl Cache {
         let (uid, gid) = match self.options.access {
             Access::Posix => (status.stx_uid, status.stx_gid),
             Access::Shared { owner } => owner,
+            Access::Scoped { owner, .. } => (self.user_of(node).unwrap_or(owner.0), owner.1),
         };
         let mut attributes = Attributes {
             node,
@@ -105,12 +106,21 @@ impl Cache {
 
     pub(super) fn set_attributes(
         &self,
+        caller: &Caller,
         id: NodeId,
         handle: Option<HandleId>,
         changes: &SetAttributes,
     ) -> Result<(Attributes, Duration)> {
         let node = self.tree.get(id)?;
+        if self.is_foreign(caller, &node)? && !self.is_written_by(handle) {
+            if node.kind != Kind::File {
+                // Ownership never makes a tool fail, but what is everyone's stays as it is.
+                return self.attributes(id);
+            }
+            return self.wants_own(caller, &node, changes.size == Some(0));
+        }
         if let Some(size) = changes.size {
+            self.charge_growth(&node, size)?;
             self.resize(&node, handle, size)?;
         }
         let others = SetAttributes { size: None, ..*changes };
@@ -123,7 +133,9 @@ impl Cache {
             false => self.change_attributes(descriptor.as_fd(), node.kind, changes),
         };
         match changed {
-            Err(errno) if self.takes_over(errno) => self.touch(&node, changes),
+            Err(errno) if node.of.is_none() && self.takes_over(errno) => {
+                self.touch(&node, changes);
+            }
             changed => changed?,
         }
         let status = status(&*descriptor, b"")?;
@@ -167,7 +179,7 @@ impl Cache {
         }
         let resize = |file: OwnedFd| rustix::fs::ftruncate(&file, size).map_err(errno);
         match resize(self.open_to_write(node, OFlags::WRONLY, None)?) {
-            Err(errno) if self.takes_over(errno) => {
+            Err(errno) if node.of.is_none() && self.takes_over(errno) => {
                 self.move_node(node, errno, None)?;
                 resize(self.open_node(node, OFlags::WRONLY)?)
             }
@@ -183,7 +195,7 @@ impl Cache {
         gid: Option<u32>,
     ) -> Result<()> {
         match self.options.access {
-            Access::Shared { .. } => Ok(()),
+            Access::Shared { .. } | Access::Scoped { .. } => Ok(()),
             Access::Posix => rustix::fs::chownat(
                 descriptor,
                 "",

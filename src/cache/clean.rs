@@ -75,7 +75,8 @@ impl Cache {
         let failed = |errno: Errno| CleanError::Store { path: "/".into(), error: io(errno) };
         let root = self.tree.get(NodeId::ROOT).map_err(failed)?;
         let mut names = self.names_in(&self.root).map_err(failed)?;
-        let aside = root.all_versions().into_iter().filter(|(_, kept)| aside(kept).is_some());
+        let aside =
+            root.all_versions_for(None).into_iter().filter(|(_, kept)| aside(kept).is_some());
         names.extend(aside.map(|(name, _)| name));
         names.sort_unstable();
         names.dedup();

@@ -21,8 +21,8 @@ use super::files::store_flags;
 use super::handles::{Handle, Open};
 use super::name_locks::Change;
 use super::resolve::{errno, key, status};
-use super::spill::aside;
-use super::tree::{ASIDE, Kept, KeptList, Node, Place, STAGED};
+use super::spill::aside_of;
+use super::tree::{ASIDE, Kept, KeptList, Node, Place, STAGED, USERS};
 use super::view::{Stage, Version, is_lock_name};
 use crate::readers::Job;
 
@@ -44,6 +44,8 @@ pub(super) struct Draft {
     pub(super) folder: Arc<Node>,
     pub(super) name: Box<[u8]>,
     pub(super) node: NodeId,
+    /// The one user who is to see it, in a directory that is everyone's.
+    pub(super) of: Option<u32>,
     pub(super) making: Making,
     /// The job that began it.
     pub(super) first: u64,
@@ -77,6 +79,16 @@ impl Draft {
         self.authors.lock().jobs.contains(&job)
     }
 
+    /// The versions of its name among which it is one.
+    pub(super) fn versions(&self) -> KeptList {
+        self.folder.versions_of(self.name(), self.of)
+    }
+
+    /// Whether nobody but one user sees what it becomes.
+    pub(super) fn is_own(&self) -> bool {
+        self.of.is_some() || self.folder.of.is_some()
+    }
+
     pub(super) fn name(&self) -> Name<'_> {
         // It was a name when the draft was made.
         super::tree::known_name(&self.name)
@@ -90,6 +102,8 @@ pub(super) struct Drafting<'a> {
     /// The versions that the name has, besides the live one.
     pub(super) kept: &'a KeptList,
     pub(super) job: u64,
+    /// The one user who is to see it, in a directory that is everyone's.
+    pub(super) of: Option<u32>,
 }
 
 /// A file that is to be replaced.
@@ -147,7 +161,7 @@ impl Cache {
     pub(super) fn is_emptied_in_place(&self, node: &Node, status: &Statx, own: u32) -> bool {
         // What another job is writing; it had been this one's, too, a moment ago.
         if !node.is_live()
-            && node.place().is_some_and(|place| [STAGED, ASIDE].contains(&place.parent()))
+            && node.place().is_some_and(|place| [STAGED, ASIDE, USERS].contains(&place.parent()))
         {
             return false;
         }
@@ -165,7 +179,7 @@ impl Cache {
         change: &Change<'_>,
         drafting: &Drafting<'_>,
     ) -> Result<Option<Start>> {
-        let Drafting { folder, name, kept, job } = *drafting;
+        let Drafting { folder, name, kept, job, of } = *drafting;
         for draft in self.others(kept, job) {
             if self.is_locked(draft.node) {
                 self.publish_common(change, &draft)?;
@@ -179,7 +193,7 @@ impl Cache {
             authors.joined = true;
             drop(authors);
             self.tree.hold(draft.node);
-            self.add_version(folder, name, draft.node, Stage::Staged { by: job });
+            self.add_version_of(folder, name, draft.node, Stage::Staged { by: job }, of);
             return Ok(Some(Start::Draft(draft)));
         }
         Ok(None)
@@ -222,8 +236,8 @@ impl Cache {
         flags: OFlags,
         mode: Mode,
     ) -> Result<(Arc<Draft>, OwnedFd)> {
-        let Drafting { folder, name, job, .. } = *drafting;
-        let (lies, text, file) = self.draft_file(folder, flags, mode)?;
+        let Drafting { folder, name, job, of, .. } = *drafting;
+        let (lies, text, file) = self.draft_file(folder, of, flags, mode)?;
         let status = status(&file, b"")?;
         let place = super::tree::known_name(text.as_bytes());
         let node = self.tree.know(key(&status), Kind::File, lies, place);
@@ -231,6 +245,7 @@ impl Cache {
             folder: folder.clone(),
             name: name.as_bytes().into(),
             node: node.id,
+            of,
             making,
             first: job,
             origin,
@@ -242,7 +257,7 @@ impl Cache {
             }),
         });
         self.drafts.insert(node.id.0, draft.clone());
-        self.add_version(folder, name, node.id, Stage::Staged { by: job });
+        self.add_version_of(folder, name, node.id, Stage::Staged { by: job }, of);
         Ok((draft, file))
     }
 
@@ -250,9 +265,14 @@ impl Cache {
     fn draft_file(
         &self,
         folder: &Arc<Node>,
+        of: Option<u32>,
         flags: OFlags,
         mode: Mode,
     ) -> Result<(NodeId, String, OwnedFd)> {
+        if let Some(user) = of.or(folder.of) {
+            let (text, file) = self.own_file(user, flags, mode)?;
+            return Ok((USERS, text, file));
+        }
         let always = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         if !self.spills_at_once() && !self.lies_in_area(folder) {
             let text = self.next_number().to_string();
@@ -274,8 +294,20 @@ impl Cache {
         what: NodeId,
         stage: Stage,
     ) -> u64 {
+        self.add_version_of(folder, name, what, stage, None)
+    }
+
+    /// As [`Cache::add_version`], for one user alone if there is one.
+    pub(super) fn add_version_of(
+        &self,
+        folder: &Node,
+        name: Name<'_>,
+        what: NodeId,
+        stage: Stage,
+        of: Option<u32>,
+    ) -> u64 {
         let number = self.next_number();
-        let kept = Kept { number, version: Version { what, stage } };
+        let kept = Kept { number, version: Version { what, stage, of } };
         self.tree.change_versions(folder, name.as_bytes(), |list| list.push(kept));
         number
     }
@@ -289,17 +321,19 @@ impl Cache {
         old: &Old,
     ) -> Result<Entry> {
         let job = self.readers.job(caller);
+        let of = self.layer(caller, folder);
         let change = self.names.change(folder.id, name.as_bytes());
-        let kept = folder.versions(name);
+        let kept = folder.versions_of(name, of);
         if let Some(own) = staged_by(&kept, job.id) {
             return self.kept_entry(own);
         }
-        let drafting = Drafting { folder, name, kept: &kept, job: job.id };
+        let drafting = Drafting { folder, name, kept: &kept, job: job.id, of };
         let shared = match self.share(&change, &drafting)? {
             Some(Start::Draft(draft)) => draft,
-            Some(Start::Live) if let Some(id) = aside(&folder.versions(name)) => {
+            Some(Start::Live) if let Some(id) = aside_of(&folder.versions_of(name, of), of) => {
                 return self.kept_entry(id);
             }
+            Some(Start::Live) if of.is_some() => return Err(Errno::ESTALE),
             Some(Start::Live) => {
                 let directory = self.directory(folder.id)?;
                 return Ok(self.found(folder.id, name, &status(&*directory, name.as_bytes())?));
@@ -313,18 +347,20 @@ impl Cache {
     /// he did; none if the directory is gone.
     pub(super) fn stage_aside(
         &self,
+        caller: &Caller,
         job: &Job,
         place: &Place,
         node: &Node,
     ) -> Result<Option<Arc<Draft>>> {
         let Ok(folder) = self.tree.get(place.parent()) else { return Ok(None) };
         let (folder, name) = (self.tree.versioned(&folder), super::tree::known_name(&place.name));
+        let of = self.layer(caller, &folder);
         let change = self.names.change(folder.id, name.as_bytes());
-        let kept = folder.versions(name);
+        let kept = folder.versions_of(name, of);
         if let Some(own) = staged_by(&kept, job.id) {
             return Ok(self.draft_of(own, job.id));
         }
-        let drafting = Drafting { folder: &folder, name, kept: &kept, job: job.id };
+        let drafting = Drafting { folder: &folder, name, kept: &kept, job: job.id, of };
         let old = Old { status: self.node_status(node)?, node: self.tree.get(node.id).ok() };
         self.stage_like(&change, &drafting, &old).map(Some)
     }
@@ -339,7 +375,7 @@ impl Cache {
         let mode = Mode::from_raw_mode(u32::from(old.stx_mode & super::attributes::PERMISSIONS));
         let (making, flags) = (Making::Other, OFlags::RDWR);
         let (draft, file) = self.stage(change, drafting, making, flags, mode)?;
-        if (old.stx_uid, old.stx_gid) != self.own {
+        if (old.stx_uid, old.stx_gid) != self.own_user {
             let owner = rustix::fs::Uid::from_raw(old.stx_uid);
             let group = rustix::fs::Gid::from_raw(old.stx_gid);
             // Who may not give files away has a store where all files are his own, or nearly.
@@ -410,7 +446,7 @@ impl Cache {
             draft.written.store(true, Ordering::Release);
             return Ok(());
         }
-        self.part(&change, handle, draft)
+        self.part_from(&change, handle, draft)
     }
 
     /// A job writes what it shares with others and somebody locks: in place, for all of them.
@@ -419,7 +455,7 @@ impl Cache {
         if draft.is_of(job) {
             return self.publish_common(change, draft);
         }
-        let own = staged_by(&draft.folder.versions(draft.name()), job);
+        let own = staged_by(&draft.versions(), job);
         if let Some(own) = own.and_then(|own| self.draft_of(own, job)) {
             self.give_up(change, &own, job);
         }
@@ -442,9 +478,9 @@ impl Cache {
         let mode = Mode::from_raw_mode(u32::from(mode));
         for other in others {
             self.give_up(change, draft, other);
-            let kept = draft.folder.versions(draft.name());
-            let (folder, name) = (&draft.folder, draft.name());
-            let drafting = Drafting { folder, name, kept: &kept, job: other };
+            let kept = draft.versions();
+            let (folder, name, of) = (&draft.folder, draft.name(), draft.of);
+            let drafting = Drafting { folder, name, kept: &kept, job: other, of };
             let from = Some(draft.clone());
             let (own, _) = self.stage_from(from, &drafting, draft.making, OFlags::RDWR, mode)?;
             if !self.readers.runs(other) {
@@ -456,7 +492,7 @@ impl Cache {
     }
 
     /// Gives a handle that shares a draft with other jobs one of its own.
-    fn part(&self, change: &Change<'_>, handle: &Handle, draft: &Arc<Draft>) -> Result<()> {
+    fn part_from(&self, change: &Change<'_>, handle: &Handle, draft: &Arc<Draft>) -> Result<()> {
         let Open::Writing { target, .. } = &handle.open else { return Err(Errno::EBADF) };
         let shared = self.tree.get(draft.node)?;
         let mode = self.node_status(&shared)?.stx_mode & super::attributes::PERMISSIONS;
@@ -465,6 +501,7 @@ impl Cache {
             self.give_up(change, draft, handle.job.id);
         } else if let Ok(file) = self.descriptor(&shared)
             && let Some(place) = shared.place().filter(|place| place.is_public())
+            && !draft.is_own()
         {
             // Live already, and empty: not to be written by this one.
             let _moving = self.moves.read();
@@ -478,11 +515,11 @@ impl Cache {
         }
         if draft.authors.lock().gone.contains(&handle.job.id) {
             let mut target = target.write();
-            target.file = Arc::new(self.nameless(mode)?);
+            target.file = Arc::new(self.nameless(draft.of.or(draft.folder.of), mode)?);
             target.draft = None;
             return Ok(());
         }
-        let kept = draft.folder.versions(draft.name());
+        let kept = draft.versions();
         let own = staged_by(&kept, handle.job.id).and_then(|own| self.draft_of(own, handle.job.id));
         let (own, file) = match own {
             // It was given one when another one began to write.
@@ -493,7 +530,8 @@ impl Cache {
             }
             None => {
                 let (folder, name) = (&draft.folder, draft.name());
-                let drafting = Drafting { folder, name, kept: &kept, job: handle.job.id };
+                let (job, of) = (handle.job.id, draft.of);
+                let drafting = Drafting { folder, name, kept: &kept, job, of };
                 self.stage(change, &drafting, draft.making, OFlags::RDWR, mode)?
             }
         };
@@ -506,7 +544,10 @@ impl Cache {
     }
 
     /// A file for one who goes on writing what he has removed.
-    fn nameless(&self, mode: Mode) -> Result<File> {
+    fn nameless(&self, of: Option<u32>, mode: Mode) -> Result<File> {
+        if let Some(user) = of {
+            return self.nameless_own(user, mode);
+        }
         let name = self.next_number().to_string();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         if self.spills_at_once() {

@@ -42,6 +42,7 @@ impl Cache {
             Kind::Directory => return Err(Errno::EISDIR),
             _ => return Err(Errno::ENXIO),
         }
+        let foreign = self.is_foreign(caller, &node)?;
         self.count_hit(&node);
         let job = self.readers.job(caller);
         let step = self.steps.take(caller);
@@ -49,6 +50,9 @@ impl Cache {
             // It is found under its new number.
             self.steps.set(caller, Step::Reopen);
             return Err(Errno::ESTALE);
+        }
+        if foreign {
+            return self.open_foreign(caller, job, &node, flags, step);
         }
         if !flags.intersects(OpenFlags::WRITE | OpenFlags::TRUNCATE) {
             // Nothing is opened before its first use, which passthrough never comes to.
@@ -71,7 +75,7 @@ impl Cache {
             if was != id
                 && !node.is_live()
                 && let Some(at) = at
-                && let Some(draft) = self.stage_aside(&job, &at, &node)?
+                && let Some(draft) = self.stage_aside(caller, &job, &at, &node)?
             {
                 let staged = self.tree.get(draft.node)?;
                 let file = self.open_draft(&draft, &staged, job.id, flags)?;
@@ -84,7 +88,7 @@ impl Cache {
         if flags.contains(OpenFlags::TRUNCATE)
             && let Err(error) = rustix::fs::ftruncate(&file, 0)
         {
-            if !self.takes_over(errno(error)) {
+            if node.of.is_some() || !self.takes_over(errno(error)) {
                 return Err(errno(error));
             }
             self.move_node(&node, errno(error), None)?;
@@ -95,12 +99,20 @@ impl Cache {
     }
 
     /// Whether one who opens a file with `O_TRUNC` is to be given a draft.
-    fn has_to_replace(&self, caller: &Caller, node: &Node) -> Result<bool> {
+    pub(super) fn has_to_replace(&self, caller: &Caller, node: &Node) -> Result<bool> {
         // Those who can't be seen can't be told from each other.
         Ok(caller.thread != 0 && !self.is_emptied_in_place(node, &self.node_status(node)?, 1))
     }
 
-    fn opened(&self, caller: &Caller, job: Arc<Job>, node: &Node, open: Open) -> Result<Opened> {
+    pub(super) fn opened(
+        &self,
+        caller: &Caller,
+        job: Arc<Job>,
+        node: &Node,
+        open: Open,
+    ) -> Result<Opened> {
+        let user = self.user(caller);
+        self.admit(user)?;
         let of = match &open {
             Open::Writing { target, .. } => target.read().draft.as_ref().map(|draft| draft.node),
             _ => None,
@@ -115,8 +127,10 @@ impl Cache {
             _ => (false, false, 0),
         };
         node.opened();
-        self.note_use(node, job.id);
-        let handle = self.handles.insert(Handle { node: node.id, job, process, open });
+        if node.of.is_none() {
+            self.note_use(node, job.id);
+        }
+        let handle = self.handles.insert(Handle { node: node.id, job, process, user, open });
         if self.spill.has_moved() {
             let known = self.handles.get(handle)?;
             if let Err(errno) = self.follow_moved(of.unwrap_or(node.id), &known) {
@@ -124,7 +138,8 @@ impl Cache {
                 return Err(errno);
             }
         }
-        Ok(Opened { handle, wants_flush, alone, moves: node.moves() })
+        let counted = node.of.is_some();
+        Ok(Opened { handle, wants_flush, alone, counted, moves: node.moves() })
     }
 
     pub(super) fn opened_for_writing(
@@ -165,6 +180,7 @@ impl Cache {
 
     pub(super) fn release(&self, id: HandleId) {
         let Some(handle) = self.handles.remove(id) else { return };
+        self.dismiss(handle.user);
         if let Ok(node) = self.tree.get(handle.node) {
             node.closed();
         }
@@ -178,6 +194,10 @@ impl Cache {
 
     /// A file that was open for writing is closed: by now it has its name, and so a unit.
     fn note_written_use(&self, handle: &Handle, file: &File) {
+        if self.user_of(handle.node).is_some() {
+            // It is in no unit, and takes no room of the store's.
+            return;
+        }
         self.note_stored_by(handle.node, handle.job.id);
         if self.keeps_limits()
             && let Ok(status) = status(file, b"")
@@ -233,7 +253,7 @@ impl Cache {
         let old = live.map(|live| self.tree.know(key(&live), Kind::File, parent, name));
         let in_place = |(old, live): (&Arc<Node>, Statx)| self.is_emptied_in_place(old, &live, 0);
         let created = if replaces && !old.as_ref().zip(live).is_some_and(in_place) {
-            let drafting = Drafting { folder: &folder, name, kept: &kept, job: job.id };
+            let drafting = Drafting { folder: &folder, name, kept: &kept, job: job.id, of: None };
             let replaced = live.map(|status| Old { status, node: old.clone() });
             self.create_draft(caller, &change, &drafting, replaced, permissions, flags)
         } else {
@@ -406,6 +426,7 @@ impl Cache {
     pub(super) fn write(&self, id: HandleId, offset: u64, data: &[u8]) -> Result<usize> {
         let handle = self.handles.get(id)?;
         self.before_writing(&handle)?;
+        self.charge_bytes(handle.node, data.len() as u64)?;
         let mut done = 0;
         let written = self.writing(&handle, |file| {
             while done < data.len() {
@@ -441,6 +462,9 @@ impl Cache {
     ) -> Result<()> {
         let handle = self.handles.get(id)?;
         self.before_writing(&handle)?;
+        if !flags.contains(AllocateFlags::PUNCH_HOLE) {
+            self.charge_bytes(handle.node, length)?;
+        }
         let flags = FallocateFlags::from_bits_retain(flags.bits());
         self.writing(&handle, |file| {
             rustix::fs::fallocate(file, flags, offset, length).map_err(errno)
@@ -467,6 +491,7 @@ impl Cache {
         let to = self.handles.get(to)?;
         self.before_writing(&to)?;
         let length = usize::try_from(length).map_err(|_| Errno::EINVAL)?;
+        self.charge_copy(to.node, &*self.file(&from)?, from_offset, length)?;
         let copied = self.writing(&to, |file| {
             let (at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
             let source = self.file(&from)?;

@@ -9,13 +9,13 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::handles::{Handle, HandleRecord, Handles, Open};
-use super::tree::{ASIDE, FileKey, NodeRecord, OwnKeys, RETIRED, STAGED, Tree};
+use super::tree::{ASIDE, FileKey, NodeRecord, OwnKeys, RETIRED, STAGED, Tree, USERS};
 use super::{Cache, CacheOptions};
 use crate::readers::Readers;
 use crate::store::Store;
 
 /// Comes first, and is raised when anything below changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Ledger {
@@ -81,8 +81,12 @@ impl Cache {
         let mut cache = Cache::bare(store, options, readers)?;
         let mut descriptors = descriptors.into_iter();
         let folder = |id| cache.tree.get(id).map(|node| node.key()).map_err(damaged);
-        let own =
-            OwnKeys { staged: folder(STAGED)?, retired: folder(RETIRED)?, aside: folder(ASIDE)? };
+        let own = OwnKeys {
+            staged: folder(STAGED)?,
+            retired: folder(RETIRED)?,
+            aside: folder(ASIDE)?,
+            users: folder(USERS)?,
+        };
         let numbers = (ledger.next_number, ledger.numbers);
         cache.tree = Tree::from_records(numbers, ledger.nodes, &mut descriptors, own)
             .ok_or(RestoreError::Damaged("it does not fit its descriptors"))?;
@@ -97,7 +101,7 @@ impl Cache {
             };
             let nobody = Caller { uid: 0, gid: 0, thread: 0 };
             let job = cache.readers.job(&nobody);
-            cache.handles.restore(id, Handle { node, job, process: 0, open });
+            cache.handles.restore(id, Handle { node, job, process: 0, user: None, open });
         }
         let cache = Arc::new(cache);
         cache.begin()?;
@@ -132,6 +136,7 @@ mod tests {
         let keep = super::super::Keep::default();
         CacheOptions {
             access: Access::Shared { owner: (0, 0) },
+            quotas: Default::default(),
             descriptors: 64,
             keep,
             pruning: PruneOptions::default(),

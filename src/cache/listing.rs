@@ -192,8 +192,12 @@ impl Cache {
         if node.kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
+        self.part(caller, &node)?;
+        let user = self.user(caller);
+        self.admit(user)?;
         let versioned = self.tree.versioned(&node);
-        let same = versioned.same_for_all();
+        // What one user sees must not get into the kernel's one listing for all.
+        let same = versioned.same_for_all() && user.is_none();
         let job = self.readers.job(caller);
         // Who removes a tree opens directories that he has listed only to get back to them (`fts`, by "..").
         // Whether he lists them again, he is to say himself.
@@ -207,11 +211,12 @@ impl Cache {
             job.begins_to_list(versioned.id.0);
         }
         let open = Open::Directory(Mutex::new(Listing { stream: None, counts: cached }));
-        Ok((self.handles.insert(Handle { node: id, job, process: 0, open }), cached))
+        Ok((self.handles.insert(Handle { node: id, job, process: 0, user, open }), cached))
     }
 
     pub(super) fn release_directory(&self, id: HandleId) {
         let Some(handle) = self.handles.remove(id) else { return };
+        self.dismiss(handle.user);
         if !matches!(&handle.open, Open::Directory(listing) if listing.lock().counts) {
             return;
         }
@@ -255,7 +260,7 @@ impl Cache {
             Some(stream) => stream,
             none => none.insert(self.open_stream(handle.node)?),
         };
-        let reader = handle.job.reader();
+        let reader = handle.job.reader_as(handle.user);
         if offset & OTHERS == 0 {
             stream.go_to(offset)?;
             stream.forget_listed_after(offset);
@@ -300,7 +305,7 @@ impl Cache {
             drop(self.moves.write());
         }
         let mut others = Vec::new();
-        for (name, kept) in versioned.all_versions() {
+        for (name, kept) in versioned.all_versions_for(reader.user) {
             if status(&*directory, &name).is_ok() {
                 // Listed among the live ones.
                 continue;
@@ -350,7 +355,7 @@ impl Cache {
         }
         let plain = !sink.wants_attributes();
         if plain
-            && versioned.versions(name).is_empty()
+            && versioned.is_plain(name)
             && let Some(kind) = raw.kind
         {
             let key = FileKey { device: directory.key().device, inode: raw.inode };
@@ -362,7 +367,9 @@ impl Cache {
             return Ok(Put::LeftOut);
         };
         let entry = match self.choose_or_give_back(&kept, Some(live), reader) {
-            Seen::Live(live) if kept.is_empty() => self.entry(live.node.id, &live.status),
+            Seen::Live(live) if kept.is_empty() && versioned.of.is_none() => {
+                self.entry(live.node.id, &live.status)
+            }
             Seen::Live(live) => {
                 let entry = self.entry(live.node.id, &live.status);
                 Entry { name_valid: Duration::ZERO, ..entry }

@@ -16,7 +16,7 @@ use super::tree::{KeptList, Node, Place};
 use super::view::{self, Moment, Reader, Version};
 
 /// One who only looks around sees what is live.
-pub(super) const NOBODY: Reader = Reader { id: u64::MAX - 1, began: Moment(u64::MAX) };
+pub(super) const NOBODY: Reader = Reader { id: u64::MAX - 1, began: Moment(u64::MAX), user: None };
 
 /// What a caller sees under a name.
 #[expect(clippy::large_enum_variant, reason = "it is nearly always the large one")]
@@ -43,6 +43,14 @@ pub(super) enum Step {
     Replace { node: NodeId, at: Option<Place> },
     /// To open a file under the number that it has now.
     Reopen,
+    /// To change this file, which is everyone's, in a copy that the caller has to himself.
+    Own {
+        node: NodeId,
+        /// The copy may be empty.
+        empty: bool,
+        /// To open it, not to change its attributes.
+        opening: bool,
+    },
     /// To take away the directory `name` of `folder`.
     Remove { folder: NodeId, name: Box<[u8]> },
 }
@@ -90,6 +98,7 @@ impl Cache {
             return Ok(Lookup::Absent { valid: FOREVER });
         }
         let folder = self.tree.get(parent)?;
+        self.part(caller, &folder)?;
         let (seen, valid) = self.see(caller, &folder, name)?;
         if let Some(step) = self.steps.of(caller) {
             let entry = self.next_step(caller, &folder, name, &seen, step);
@@ -129,7 +138,10 @@ impl Cache {
         let directory = self.directory(folder.id)?;
         let (live, kept) = self.look(folder, &directory, name)?;
         if kept.is_empty() {
-            return Ok((live.map_or(Seen::Nothing, Seen::Live), FOREVER));
+            // What is a user's own may be moved to where others look, and the kernel moves with it the
+            // time for which it believes a name.
+            let valid = if folder.of.is_some() { Duration::ZERO } else { FOREVER };
+            return Ok((live.map_or(Seen::Nothing, Seen::Live), valid));
         }
         Ok((self.choose_or_give_back(&kept, live, self.reader(caller)), Duration::ZERO))
     }
@@ -153,7 +165,7 @@ impl Cache {
                 Err(Errno::ENOENT) => Ok(None),
                 Err(errno) => Err(errno),
             };
-            (live, versioned.versions(name))
+            (live, versioned.every_version(name))
         };
         let undo = |(live, _): (Result<Option<Live>>, KeptList)| {
             if let Ok(Some(live)) = live {
@@ -184,11 +196,14 @@ impl Cache {
         if let Some(usher) = self.ushering.reader(caller) {
             return usher;
         }
+        let user = self.user(caller);
         match self.readers.known(caller) {
-            Some(job) => job.reader(),
+            Some(job) => job.reader_as(user),
             // Before and after it, he might see this and that: he begins here.
-            None if self.readers.removals_began().is_some() => self.readers.job(caller).reader(),
-            None => NOBODY,
+            None if self.readers.removals_began().is_some() => {
+                self.readers.job(caller).reader_as(user)
+            }
+            None => Reader { user, ..NOBODY },
         }
     }
 
@@ -197,6 +212,7 @@ impl Cache {
         let others = kept.iter().map(|kept| Version {
             what: Seen::Kept(kept.version.what),
             stage: kept.version.stage.clone(),
+            of: kept.version.of,
         });
         let live = live.map(|live| Version::live(Seen::Live(live)));
         view::seen(others.chain(live), reader).unwrap_or(Seen::Nothing)
@@ -259,6 +275,22 @@ impl Cache {
                 let old = Old { status, node: self.tree.get(id).ok() };
                 self.begin_replacing(caller, &versioned, name, &old).map(Some)
             }
+            Step::Own { node, empty, .. } if node == id => {
+                let Some(user) = self.user(caller) else { return Ok(None) };
+                let node = self.tree.get(id)?;
+                self.take_own(caller, user, (&versioned, name), &node, empty)?;
+                // The kernel asks once more, and meets it.
+                self.steps.take(caller);
+                let (seen, _) = self.see(caller, folder, name)?;
+                match seen {
+                    Seen::Live(live) => {
+                        let entry = self.entry(live.node.id, &live.status);
+                        Ok(Some(Entry { name_valid: Duration::ZERO, ..entry }))
+                    }
+                    Seen::Kept(own) => self.kept_entry(own).map(Some),
+                    Seen::Nothing => Ok(None),
+                }
+            }
             Step::Remove { folder: wanted, name: wanted_name }
                 if wanted == versioned.id && *wanted_name == *name.as_bytes() =>
             {
@@ -269,8 +301,8 @@ impl Cache {
                 if kind(&status) != Kind::Directory {
                     return Ok(None);
                 }
-                // Each time anew: the kernel gives one back when it finds that it is not the one it
-                // had, and asks once more.
+                // Each time anew: the kernel gives one back when it finds that it is not the one it had,
+                // and asks once more.
                 let dead = self.tree.second(key(&status), None).id;
                 Ok(Some(Entry { name_valid: Duration::ZERO, ..self.entry(dead, &status) }))
             }
@@ -283,7 +315,7 @@ impl Cache {
         let node = self.tree.know(key(status), kind(status), parent, name);
         let entry = self.entry(node.id, status);
         let folder = self.tree.get(parent).map(|f| self.tree.versioned(&f));
-        if folder.is_ok_and(|f| !f.versions(name).is_empty()) {
+        if folder.is_ok_and(|f| f.of.is_some() || !f.is_plain(name)) {
             return Entry { name_valid: Duration::ZERO, ..entry };
         }
         entry

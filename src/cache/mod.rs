@@ -1,5 +1,6 @@
 //! The engine: a [`Store`] as a [`Volume`].
 
+mod access;
 mod additions;
 mod attributes;
 mod clean;
@@ -15,6 +16,7 @@ mod name_locks;
 mod name_locks_tests;
 mod namespace;
 mod numbers;
+mod own;
 mod pruning;
 mod publish;
 mod reaper;
@@ -45,6 +47,8 @@ use cachefs_mount::{
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 
+pub use self::access::Access;
+use self::access::Part;
 use self::additions::Additions;
 use self::descriptors::Descriptors;
 use self::drafts::Draft;
@@ -54,6 +58,8 @@ use self::lookup::Steps;
 use self::name_locks::NameLocks;
 use self::numbers::Numbers;
 pub use self::numbers::{OTHER, ToolNumbers, Totals};
+use self::own::Own;
+pub use self::own::{Limit, Quotas, Usage};
 use self::pruning::Pruner;
 pub use self::pruning::{
     Known, Limits, PruneError, PruneOptions, PruneRequest, Pruned, PrunedUnit,
@@ -69,23 +75,13 @@ use self::usher::Ushering;
 use crate::readers::Readers;
 use crate::store::Store;
 
-/// Who may do what (SEMANTICS 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Owners and modes are kept, and enforced by the kernel.
-    Posix,
-    /// Everyone who may enter the mount may use all of it.
-    Shared {
-        /// The user and group that all files appear to belong to.
-        owner: (u32, u32),
-    },
-}
-
 /// How a cache behaves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CacheOptions {
     /// Who may do what.
     pub access: Access,
+    /// How much each user may have to himself.
+    pub quotas: Quotas,
     /// About how many descriptors of the store are kept open for later use.
     pub descriptors: usize,
     /// How long what was removed is kept.
@@ -103,7 +99,7 @@ pub struct Cache {
     staged: Arc<OwnedFd>,
     retired_folder: Arc<OwnedFd>,
     /// The daemon's own user and group, who new files belong to by themselves.
-    own: (u32, u32),
+    own_user: (u32, u32),
     tree: Tree,
     handles: Handles,
     descriptors: Descriptors,
@@ -118,6 +114,7 @@ pub struct Cache {
     pruner: Pruner,
     /// An administrator, or the daemon itself, removes what is to go as one. Locked before `names`.
     cleaning: Mutex<()>,
+    own: Own,
     /// The operating system, once it shows this.
     kernel: OnceLock<Arc<dyn Notify>>,
     /// Of names in our own folders, of versions and of records.
@@ -159,18 +156,25 @@ impl Cache {
         let root = store.root().try_clone_to_owned()?;
         let (staged, retired_folder) = (store.folder("staged")?, store.folder("retired")?);
         let spill = Spill::new(&store)?;
+        let own = Own::new(&store, &options)?;
         let key = |folder: &OwnedFd| {
             let status = resolve::status(folder, b"");
             status.map(|s| resolve::key(&s)).map_err(|e| io::Error::from_raw_os_error(e.raw()))
         };
+        let descriptors = Descriptors::new(options.descriptors);
         Ok(Cache {
             options,
             tree: Tree::new(
                 key(&root)?,
-                OwnKeys { staged: key(&staged)?, retired: key(&retired_folder)?, aside: spill.key },
+                OwnKeys {
+                    staged: key(&staged)?,
+                    retired: key(&retired_folder)?,
+                    aside: spill.key,
+                    users: own.key,
+                },
             ),
             handles: Handles::new(1),
-            descriptors: Descriptors::new(options.descriptors),
+            descriptors,
             drafts: DashMap::new(),
             steps: Steps::default(),
             additions: Additions::new(),
@@ -179,10 +183,11 @@ impl Cache {
             spill,
             pruner: Pruner::new(),
             cleaning: Mutex::new(()),
+            own,
             kernel: OnceLock::new(),
             next_number: AtomicU64::new(1),
             names: NameLocks::new(),
-            own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+            own_user: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             root: Arc::new(root),
             staged: Arc::new(staged),
             retired_folder: Arc::new(retired_folder),
@@ -221,6 +226,26 @@ impl Cache {
         Counts { nodes: self.tree.len() as u64, handles: self.handles.len() as u64 }
     }
 
+    /// Does something in a directory that is not everyone's, or not by one who writes for everyone; it makes
+    /// so many names.
+    fn apart<T>(
+        &self,
+        caller: &Caller,
+        (parent, names): (NodeId, u64),
+        inside: impl FnOnce() -> Result<T>,
+        beside: impl FnOnce(u32) -> Result<T>,
+    ) -> Option<Result<T>> {
+        let part = self.tree.get(parent).and_then(|folder| self.part(caller, &folder));
+        match part {
+            Ok(Part::Everyones) => None,
+            // Whoever has too much can remove it.
+            Ok(Part::Own(_)) if names == 0 => Some(inside()),
+            Ok(Part::Own(user)) => Some(self.charge(user, 0, names).and_then(|()| inside())),
+            Ok(Part::Beside(user)) => Some(beside(user)),
+            Err(errno) => Some(Err(errno)),
+        }
+    }
+
     /// The store that it shows.
     pub fn store(&self) -> &Store {
         &self.store
@@ -243,6 +268,10 @@ impl Volume for Cache {
         self.lookup(caller, parent, name)
     }
 
+    fn takes_long(&self, caller: &Caller) -> bool {
+        self.is_to_copy(caller)
+    }
+
     fn forget(&self, node: NodeId, lookups: u64) -> bool {
         self.give_back(node, lookups)
     }
@@ -258,12 +287,12 @@ impl Volume for Cache {
 
     fn set_attributes(
         &self,
-        _: &Caller,
+        caller: &Caller,
         node: NodeId,
         handle: Option<HandleId>,
         changes: &SetAttributes,
     ) -> Result<(Attributes, Duration)> {
-        self.set_attributes(node, handle, changes)
+        self.set_attributes(caller, node, handle, changes)
     }
 
     fn read_link(&self, _: &Caller, node: NodeId) -> Result<Vec<u8>> {
@@ -278,6 +307,11 @@ impl Volume for Cache {
         kind: Kind,
         permissions: u16,
     ) -> Result<Entry> {
+        let inside = || self.make_node(caller, parent, name, kind, permissions);
+        let beside = |user| self.make_node_beside(caller, user, (parent, name), kind, permissions);
+        if let Some(done) = self.apart(caller, (parent, 1), inside, beside) {
+            return done;
+        }
         if !self.goes_aside(parent, name) {
             match self.make_node(caller, parent, name, kind, permissions) {
                 Err(errno) if self.takes_over(errno) => {}
@@ -294,6 +328,11 @@ impl Volume for Cache {
         name: Name<'_>,
         permissions: u16,
     ) -> Result<Entry> {
+        let inside = || self.make_directory(caller, parent, name, permissions);
+        let beside = |user| self.make_directory_beside(caller, user, (parent, name), permissions);
+        if let Some(done) = self.apart(caller, (parent, 1), inside, beside) {
+            return done;
+        }
         if !self.goes_aside(parent, name) {
             match self.make_directory(caller, parent, name, permissions) {
                 Err(errno) if self.takes_over(errno) => {}
@@ -310,6 +349,11 @@ impl Volume for Cache {
         name: Name<'_>,
         target: &OsStr,
     ) -> Result<Entry> {
+        let inside = || self.make_symlink(caller, parent, name, target);
+        let beside = |user| self.make_symlink_beside(caller, user, (parent, name), target);
+        if let Some(done) = self.apart(caller, (parent, 1), inside, beside) {
+            return done;
+        }
         if !self.goes_aside(parent, name) {
             match self.make_symlink(caller, parent, name, target) {
                 Err(errno) if self.takes_over(errno) => {}
@@ -326,6 +370,15 @@ impl Volume for Cache {
         parent: NodeId,
         name: Name<'_>,
     ) -> Result<Entry> {
+        let what = self.tree.get(node)?;
+        if self.is_foreign(caller, &what)? {
+            return self.wants_own(caller, &what, false);
+        }
+        let inside = || self.make_link(caller, node, parent, name);
+        let beside = |user| self.make_link_beside(caller, user, node, (parent, name));
+        if let Some(done) = self.apart(caller, (parent, 1), inside, beside) {
+            return done;
+        }
         if !self.goes_aside(parent, name) {
             match self.make_link(caller, node, parent, name) {
                 // What lies in the area can't have a name in the store.
@@ -338,6 +391,11 @@ impl Volume for Cache {
     }
 
     fn remove_file(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<()> {
+        let inside = || self.remove_file(caller, parent, name);
+        let beside = |user| self.remove_file_beside(caller, user, (parent, name));
+        if let Some(done) = self.apart(caller, (parent, 0), inside, beside) {
+            return done;
+        }
         if !self.goes_aside(parent, name) {
             match self.remove_file(caller, parent, name) {
                 Err(errno) if self.takes_over(errno) => {}
@@ -348,6 +406,11 @@ impl Volume for Cache {
     }
 
     fn remove_directory(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<()> {
+        let inside = || self.remove_directory(caller, parent, name);
+        let beside = |user| self.remove_directory_beside(caller, user, (parent, name));
+        if let Some(done) = self.apart(caller, (parent, 0), inside, beside) {
+            return done;
+        }
         let aside = self.goes_aside(parent, name);
         if !aside {
             match self.remove_directory(caller, parent, name) {
@@ -369,6 +432,21 @@ impl Volume for Cache {
         new_name: Name<'_>,
         flags: RenameFlags,
     ) -> Result<()> {
+        let parts = [parent, new_parent]
+            .map(|folder| self.tree.get(folder).and_then(|folder| self.part(caller, &folder)));
+        match parts {
+            [Ok(Part::Everyones), Ok(Part::Everyones)] => {}
+            [Ok(Part::Own(_)), Ok(Part::Own(_))] => {
+                return self.rename(caller, (parent, name), (new_parent, new_name), flags);
+            }
+            [Ok(Part::Beside(user)), Ok(_)] | [Ok(_), Ok(Part::Beside(user))] => {
+                let (from, to) = ((parent, name), (new_parent, new_name));
+                return self.rename_beside(caller, user, from, to, flags);
+            }
+            [Ok(_), Err(errno)] | [Err(errno), _] => return Err(errno),
+            // One is not trusted in the one and trusted in the other.
+            [Ok(_), Ok(_)] => return Err(Errno::EACCES),
+        }
         if !self.goes_aside(parent, name) && !self.goes_aside(new_parent, new_name) {
             self.note_named(new_parent, new_name, self.readers.job(caller).id);
             match self.rename(caller, (parent, name), (new_parent, new_name), flags) {
@@ -395,6 +473,11 @@ impl Volume for Cache {
         permissions: u16,
         flags: OpenFlags,
     ) -> Result<(Entry, Opened)> {
+        let inside = || self.create(caller, parent, name, permissions, flags);
+        let beside = |user| self.create_beside(caller, user, (parent, name), permissions, flags);
+        if let Some(done) = self.apart(caller, (parent, 1), inside, beside) {
+            return done;
+        }
         if !self.goes_aside(parent, name) {
             match self.create(caller, parent, name, permissions, flags) {
                 Err(errno) if self.takes_over(errno) => {}
@@ -496,16 +579,18 @@ impl Volume for Cache {
 
     fn set_xattr(
         &self,
-        _: &Caller,
+        caller: &Caller,
         node: NodeId,
         name: &OsStr,
         value: &[u8],
         how: SetXattr,
     ) -> Result<()> {
+        self.before_xattr(caller, node)?;
         self.set_xattr(node, name, value, how)
     }
 
-    fn remove_xattr(&self, _: &Caller, node: NodeId, name: &OsStr) -> Result<()> {
+    fn remove_xattr(&self, caller: &Caller, node: NodeId, name: &OsStr) -> Result<()> {
+        self.before_xattr(caller, node)?;
         self.remove_xattr(node, name)
     }
 }

@@ -36,7 +36,7 @@ impl Cache {
         }
         let entry = self.found(parent, name, &status(at, name.as_bytes())?);
         self.note_added(entry.attributes.node, job, (folder.id, name), How::Exclusively);
-        if entry.attributes.kind == Kind::Directory {
+        if entry.attributes.kind == Kind::Directory && folder.of.is_none() {
             self.note_product(job, folder.id, name);
         }
         Ok(entry)
@@ -72,7 +72,7 @@ impl Cache {
         caller: &Caller,
     ) -> Option<(rustix::fs::Uid, rustix::fs::Gid)> {
         let owner = (caller.uid, caller.gid);
-        let wanted = matches!(self.options.access, Access::Posix) && owner != self.own;
+        let wanted = matches!(self.options.access, Access::Posix) && owner != self.own_user;
         wanted.then(|| (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1)))
     }
 
@@ -89,6 +89,13 @@ impl Cache {
         permissions: u16,
     ) -> Result<Entry> {
         let (job, folder, _change) = self.making(caller, parent, name)?;
+        if folder.of.is_none()
+            && matches!(self.options.access, Access::Scoped { .. })
+            && matches!(kind, Kind::Fifo | Kind::Socket)
+        {
+            // The kernel lets everyone write to these without asking.
+            return Err(Errno::EPERM);
+        }
         let directory = self.directory(parent)?;
         let (at, bytes, mode) = (&*directory, name.as_bytes(), mode(permissions));
         match kind {
@@ -144,7 +151,9 @@ impl Cache {
         rustix::fs::symlinkat(target.as_bytes(), &*directory, name.as_bytes()).map_err(errno)?;
         let made = self.made(caller, (&job, &folder), parent, name, &directory);
         drop(change);
-        self.bring_back_what_is_named(&job, &folder, name);
+        if folder.of.is_none() {
+            self.bring_back_what_is_named(&job, &folder, name);
+        }
         made
     }
 

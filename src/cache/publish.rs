@@ -43,11 +43,13 @@ impl Cache {
         let authors = std::mem::take(&mut draft.authors.lock().jobs);
         let Some(&by) = authors.first() else { return Ok(()) };
         self.drafts.remove(&draft.node.0);
-        let taken = match self.is_out_of_reach(&draft.folder) {
-            true => Err(Errno::EROFS),
-            false => self.take_name(draft, by),
+        let taken = match draft.of {
+            Some(user) => self.publish_own_part(draft, by, user),
+            None if self.is_out_of_reach(&draft.folder) => Err(Errno::EROFS),
+            None => self.take_name(draft, by),
         };
         let result = match taken {
+            taken if draft.is_own() => taken,
             Ok(()) => {
                 self.unhide(&draft.folder, draft.name());
                 Ok(())
@@ -191,7 +193,7 @@ impl Cache {
             true => draft,
             // It was given one of its own when another one began to write.
             false if joined => {
-                let own = staged_by(&draft.folder.versions(draft.name()), job);
+                let own = staged_by(&draft.versions(), job);
                 let Some(own) = own.and_then(|own| self.draft_of(own, job)) else { return Ok(()) };
                 own
             }
@@ -223,7 +225,9 @@ impl Cache {
         }
         self.publish(&change, &draft)?;
         drop(change);
-        self.bring_back_what_is_named(&handle.job, &draft.folder, draft.name());
+        if !draft.is_own() {
+            self.bring_back_what_is_named(&handle.job, &draft.folder, draft.name());
+        }
         Ok(())
     }
 
@@ -250,6 +254,9 @@ impl Cache {
             self.part_others(&change, draft, job)?;
             return self.publish(&change, draft);
         }
+        if draft.of.is_some() {
+            return self.publish(&change, draft);
+        }
         if self.empty_aside(&change, &draft.folder, draft.name())? {
             self.give_up(&change, draft, job);
             return Ok(());
@@ -265,6 +272,7 @@ impl Cache {
             Mode::from_raw_mode(0o644),
         );
         if let Err(error) = emptied
+            && !draft.is_own()
             && self.takes_over(errno(error))
         {
             return self.publish(&change, draft);
@@ -296,8 +304,10 @@ impl Cache {
         folder: &Node,
         name: Name<'_>,
         job: u64,
+        of: Option<u32>,
     ) -> Result<()> {
-        match staged_by(&folder.versions(name), job).and_then(|own| self.draft_of(own, job)) {
+        match staged_by(&folder.versions_of(name, of), job).and_then(|own| self.draft_of(own, job))
+        {
             Some(draft) => self.publish_alone(change, &draft, job),
             None => Ok(()),
         }

@@ -27,6 +27,7 @@ impl Cache {
             loop {
                 let Some(cache) = cache.upgrade() else { return };
                 let next = cache.reclaim();
+                cache.drop_left();
                 drop(cache);
                 // What has to be reclaimed because of the time is due then, at the earliest.
                 let wait = next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()));
@@ -94,7 +95,7 @@ impl Cache {
             Some((folder, name)) => {
                 let name = known_name(name);
                 let _change = self.names.change(folder.id, name.as_bytes());
-                if !folder.versions(name).iter().any(|kept| kept.number == number) {
+                if !folder.every_version(name).iter().any(|kept| kept.number == number) {
                     // Brought back meanwhile.
                     return;
                 }
@@ -122,7 +123,7 @@ impl Cache {
     }
 
     /// Removes a directory of one of our own folders, with everything in it.
-    fn remove_tree(&self, own: &OwnedFd, name: &[u8]) -> Result<()> {
+    pub(super) fn remove_tree(&self, own: &OwnedFd, name: &[u8]) -> Result<()> {
         // Not by recursion: trees may be deeper than a stack.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let top = open_at(own, name, flags)?;
@@ -148,7 +149,8 @@ impl Cache {
             let Some((directory, _, name)) = open.pop() else { break };
             let above = open.last().map_or(own, |(above, ..)| above);
             rustix::fs::unlinkat(above, &*name, AtFlags::REMOVEDIR).map_err(errno)?;
-            self.tree.orphan(key(&status(&directory, b"")?), directory);
+            let key = key(&status(&directory, b"")?);
+            self.lose(key, directory);
         }
         Ok(())
     }

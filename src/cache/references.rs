@@ -213,7 +213,7 @@ impl Cache {
                 }
                 Restored::Directory(node) => node,
             };
-            let inside = node.all_versions().into_iter().map(|(name, _)| name);
+            let inside = node.all_versions_for(None).into_iter().map(|(name, _)| name);
             // Directories in it that are still there may have lost something.
             for name in inside.chain(directories_in(&*self.directory(node.id)?)?) {
                 pending.push(Missing { folder: node.clone(), name });

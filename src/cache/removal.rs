@@ -11,10 +11,11 @@ use super::additions::{Added, How};
 use super::drafts::staged_by;
 use super::lookup::{Seen, Step};
 use super::name_locks::Change;
+use super::own::is_hidden_from;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::spill::is_gone;
-use super::tree::{FileKey, Node, RETIRED};
-use super::view::{self, Moment, Version};
+use super::tree::{FileKey, Node, RETIRED, USERS};
+use super::view::{self, Moment, Reader};
 use crate::readers::Job;
 
 impl Cache {
@@ -88,7 +89,7 @@ impl Cache {
         let status = status(&victim, b"")?;
         let key = key(&status);
         if status.stx_nlink == 0 || kind(&status) == Kind::Directory {
-            self.tree.orphan(key, victim);
+            self.lose(key, victim);
         } else if let Some(node) = self.tree.find(key) {
             self.tree.remove_place(&node, parent, name);
         }
@@ -148,7 +149,7 @@ impl Cache {
             return Err(Errno::ENOTDIR);
         }
         let at = self.moment_of_removal(job, folder);
-        let is_empty = self.is_empty_for(job, node)?;
+        let is_empty = self.is_empty_for(job, job.reader(), node)?;
         let own = || self.is_own(job.id, (folder, name), node.id, |how| how == How::Exclusively);
         let kept = victim.is_none()
             || !is_empty
@@ -176,12 +177,11 @@ impl Cache {
 
     /// Whether a running job sees a version in a directory that is not live there.
     fn is_anything_seen_in(&self, node: &Arc<Node>) -> bool {
-        let versions = self.tree.versioned(node).all_versions();
+        let versions = self.tree.versioned(node).all_versions_for(None);
         let mut kept = versions.iter().flat_map(|(_, kept)| kept);
         let jobs = self.readers.all();
         kept.any(|kept| {
-            let stage = &kept.version.stage;
-            let version = || [Version { what: (), stage: stage.clone() }];
+            let version = || [kept.version.clone()];
             jobs.iter().any(|job| view::seen(version(), job.reader()).is_some())
         })
     }
@@ -211,7 +211,7 @@ impl Cache {
 
     /// Whether a job sees nothing in a directory that would keep it from being removed; an error if it
     /// sees something. False: there is something that others have added since it looked.
-    pub(super) fn is_empty_for(&self, job: &Job, node: &Arc<Node>) -> Result<bool> {
+    pub(super) fn is_empty_for(&self, job: &Job, reader: Reader, node: &Arc<Node>) -> Result<bool> {
         let node = &self.tree.versioned(node);
         let listed = job.listed(node.id.0);
         let new_since = |what: NodeId, name: &[u8]| {
@@ -220,9 +220,9 @@ impl Cache {
             added.zip(listed).is_some_and(after)
         };
         let mut empty = true;
-        for (name, kept) in node.all_versions() {
+        for (name, kept) in node.all_versions_for(reader.user) {
             let versions = kept.iter().map(|kept| kept.version.clone());
-            match view::seen(versions, job.reader()) {
+            match view::seen(versions, reader) {
                 // Made and removed again since then.
                 Some(what) if new_since(what, &name) => empty = false,
                 Some(_) => return Err(Errno::ENOTEMPTY),
@@ -234,12 +234,14 @@ impl Cache {
             if self.is_private(node.id, super::tree::known_name(&name)) {
                 continue;
             }
-            if is_gone(&node.versions(super::tree::known_name(&name))) {
+            let name = super::tree::known_name(&name);
+            let own = node.versions_of(name, reader.user);
+            if is_gone(&node.versions(name)) || is_hidden_from(&own, reader.user) {
                 continue;
             }
-            let Ok(status) = status(&*directory, &name) else { continue };
+            let Ok(status) = status(&*directory, name.as_bytes()) else { continue };
             let found = self.tree.number_below(key(&status), kind(&status), node.face);
-            if !new_since(found, &name) {
+            if !new_since(found, name.as_bytes()) {
                 return Err(Errno::ENOTEMPTY);
             }
             empty = false;
@@ -263,10 +265,10 @@ impl Cache {
         let (from, to) = (self.directory(parent)?, self.directory(new_parent)?);
         let job = self.readers.job(caller);
         let change = self.names.change_two((folder.id, name), (new_folder.id, new_name));
-        self.publish_own(&change, &folder, name, job.id)?;
+        self.publish_own(&change, &folder, name, job.id, None)?;
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         if exchange {
-            self.publish_own(&change, &new_folder, new_name, job.id)?;
+            self.publish_own(&change, &new_folder, new_name, job.id, None)?;
         }
         let source = self.source(&job, &folder, &from, name)?;
         let moved = key(&status(&source.descriptor, b"")?);
@@ -354,12 +356,14 @@ impl Cache {
         }
         // The kernel moves what it has cached of the old name, with the time for which it believes it.
         for (folder, name) in [(&folder, name), (&new_folder, new_name)] {
-            if !folder.versions(name).is_empty() {
+            if !folder.is_plain(name) {
                 self.tell_kernel_later(folder.id, name.as_bytes());
             }
         }
         drop((moving, change));
-        if is_directory {
+        if folder.of.is_some() {
+            // Nothing of it is seen by others.
+        } else if is_directory {
             self.note_product(&job, new_folder.id, new_name);
             self.complete(&job, &new_folder, new_name);
         } else {
@@ -403,13 +407,15 @@ impl Cache {
             Err(Errno::ENOENT) => {
                 let seen = self.choose(&folder.versions(name), None, job.reader());
                 let Seen::Kept(node) = seen else { return Err(Errno::ENOENT) };
-                let place = self.tree.get(node)?.place().filter(|place| place.parent() == RETIRED);
+                let lies = [RETIRED, USERS];
+                let place = self.tree.get(node)?.place().filter(|p| lies.contains(&p.parent()));
                 // The old name of something that lives elsewhere can't be moved once more.
                 let place = place.ok_or(Errno::ENOENT)?;
-                let descriptor = open_at(&*self.retired_folder, &place.name, OFlags::PATH)?;
+                let lies = self.own_folder(place.parent()).ok_or(Errno::ENOENT)?;
+                let descriptor = open_at(&*lies, &place.name, OFlags::PATH)?;
                 Ok(Source {
-                    directory: self.retired_folder.clone(),
-                    folder: RETIRED,
+                    directory: lies,
+                    folder: place.parent(),
                     name: place.name,
                     descriptor,
                     live: false,
@@ -424,8 +430,9 @@ impl Cache {
         if let Seen::Kept(node) = self.choose(&folder.versions(name), None, job.reader())
             && let node = self.tree.get(node)?
             && node.kind == Kind::Directory
+            && !self.is_empty_for(job, job.reader(), &node)?
         {
-            self.is_empty_for(job, &node)?;
+            return Err(Errno::ENOTEMPTY);
         }
         Ok(())
     }
@@ -440,10 +447,10 @@ impl Cache {
         victim: FileKey,
     ) -> Result<bool> {
         let Some(node) = self.tree.find(victim) else { return Ok(false) };
-        if !self.is_empty_for(job, &node)? {
+        if !self.is_empty_for(job, job.reader(), &node)? {
             return Err(Errno::ENOTEMPTY);
         }
-        if node.same_for_all() {
+        if !node.has_shared_versions() {
             // rename(2) removes it by itself.
             return Ok(false);
         }

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno as Os;
 
 use super::Cache;
-use super::tree::{ASIDE, FileKey, Node, Place, RETIRED, STAGED};
+use super::tree::{ASIDE, FileKey, Node, Place, RETIRED, STAGED, USERS};
 
 /// What is asked of the store about a file.
 pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS;
@@ -106,6 +106,7 @@ impl Cache {
             STAGED => Some(self.staged.clone()),
             RETIRED => Some(self.retired_folder.clone()),
             ASIDE => self.spill.folder(),
+            USERS => self.own.folder(),
             _ => None,
         }
     }

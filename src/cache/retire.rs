@@ -21,7 +21,7 @@ use super::Cache;
 use super::additions::How;
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
-use super::tree::{Kept, Node, RETIRED, known_name};
+use super::tree::{Kept, Node, RETIRED, USERS, known_name, name_for_user};
 use super::view::{self, Moment, Stage, Version, is_lock_name};
 use crate::readers::Job;
 
@@ -237,12 +237,15 @@ impl Cache {
         let status = status(directory, name.as_bytes())?;
         let (key, kind) = (key(&status), kind(&status));
         let number = self.next_number();
-        let text = number.to_string();
+        let (lies, text) = match folder.of {
+            Some(user) => (USERS, name_for_user(user, number)),
+            None => (RETIRED, number.to_string()),
+        };
         // Until it has a version again, for who lists the directory meanwhile.
         let moving = self.moves.read();
-        let (from, to) = (directory, &*self.retired_folder);
+        let (from, to) = (directory, &*self.own_folder(lies).ok_or(Errno::EROFS)?);
         rustix::fs::renameat(from, name.as_bytes(), to, &*text).map_err(errno)?;
-        let node = self.tree.know(key, kind, RETIRED, known_name(text.as_bytes()));
+        let node = self.tree.know(key, kind, lies, known_name(text.as_bytes()));
         if kind != Kind::Directory {
             self.tree.remove_place(&node, folder.id, name);
         }
@@ -288,9 +291,21 @@ impl Cache {
         lies: Option<Box<[u8]>>,
         (at, by): (Moment, u64),
     ) {
+        self.keep_for(None, folder, name, (node, lies), (at, by));
+    }
+
+    /// As [`Cache::keep_elsewhere`], for one user alone if there is one.
+    pub(super) fn keep_for(
+        &self,
+        of: Option<u32>,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        (node, lies): (NodeId, Option<Box<[u8]>>),
+        (at, by): (Moment, u64),
+    ) {
         let hidden = SmallVec::from_elem(by, 1);
         let stage = Stage::Retired { at, hidden: hidden.clone() };
-        let version = self.add_version(folder, name, node, stage);
+        let version = self.add_version_of(folder, name, node, stage, of);
         let seen_as = Some((folder.clone(), name.as_bytes().into()));
         let (since, amount) = (Instant::now(), Some(Amount::default()));
         let record = Record { at, hidden, seen_as, node, lies, since, amount };
@@ -298,14 +313,27 @@ impl Cache {
     }
 
     /// `job` does not see any kept version of a name any more.
-    pub(super) fn hide(&self, _: &Change<'_>, folder: &Node, name: Name<'_>, job: u64) {
-        if folder.versions(name).is_empty() {
+    pub(super) fn hide(&self, change: &Change<'_>, folder: &Node, name: Name<'_>, job: u64) {
+        self.hide_of(None, change, folder, name, job);
+    }
+
+    /// As [`Cache::hide`], of what is there for one user alone if there is one.
+    pub(super) fn hide_of(
+        &self,
+        of: Option<u32>,
+        _: &Change<'_>,
+        folder: &Node,
+        name: Name<'_>,
+        job: u64,
+    ) {
+        if folder.versions_of(name, of).is_empty() {
             return;
         }
         let mut numbers = SmallVec::<[u64; 1]>::new();
         self.tree.change_versions(folder, name.as_bytes(), |list| {
             for kept in list.iter_mut() {
-                if let Stage::Retired { hidden, .. } = &mut kept.version.stage
+                if kept.version.of == of
+                    && let Stage::Retired { hidden, .. } = &mut kept.version.stage
                     && !hidden.contains(&job)
                 {
                     hidden.push(job);
@@ -336,7 +364,7 @@ impl Cache {
             })
             .max_by_key(|(at, _)| *at)?;
         let node = self.tree.get(newest.1.version.what).ok()?;
-        let here = node.place().is_some_and(|place| place.parent() == RETIRED);
+        let here = node.place().is_some_and(|place| [RETIRED, USERS].contains(&place.parent()));
         (node.kind == Kind::Directory && here).then(|| (node, newest.1.clone()))
     }
 
@@ -380,12 +408,12 @@ impl Cache {
         {
             let _moving = self.moves.read();
             let flags = rustix::fs::RenameFlags::NOREPLACE;
-            let from = &*self.retired_folder;
-            rustix::fs::renameat_with(from, &*place.name, directory, name.as_bytes(), flags)
+            let from = self.own_folder(place.parent()).ok_or(Errno::ESTALE)?;
+            rustix::fs::renameat_with(&*from, &*place.name, directory, name.as_bytes(), flags)
                 .map_err(errno)?;
             self.tree.add_place(node, folder.id, name);
             if node.kind != Kind::Directory {
-                self.tree.remove_place(node, RETIRED, known_name(&place.name));
+                self.tree.remove_place(node, place.parent(), known_name(&place.name));
             }
         }
         self.remove_retired(folder, name, node.id, kept.number);
@@ -468,10 +496,8 @@ impl Cache {
         let held = |job: &Job| {
             let mut all = Amount::default();
             for record in &records {
-                let version = Version {
-                    what: (),
-                    stage: Stage::Retired { at: record.at, hidden: record.hidden.clone() },
-                };
+                let stage = Stage::Retired { at: record.at, hidden: record.hidden.clone() };
+                let version = Version::shared((), stage);
                 if record.seen_as.is_some() && view::seen([version], job.reader()).is_some() {
                     all.add(record.amount.unwrap_or_default());
                 }

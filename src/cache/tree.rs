@@ -7,7 +7,8 @@
 //! descriptor instead, until nobody knows it.
 //!
 //! What is not live lies in folders of the store's own, which are nodes too although nobody can ask for
-//! them: [`STAGED`], [`RETIRED`], and [`ASIDE`] for what the store can't take.
+//! them: [`STAGED`], [`RETIRED`], [`ASIDE`] for what the store can't take, and [`USERS`] for what a user
+//! has to himself.
 //!
 //! Numbers are never used twice. A number belongs to a file of the store as long as that exists,
 //! also while the operating system has forgotten it, so that `st_ino` is stable.
@@ -17,7 +18,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
 use dashmap::DashMap;
@@ -37,8 +38,11 @@ pub(super) const RETIRED: NodeId = NodeId(u64::MAX - 2);
 /// The node of the folder of versions that the store can't take.
 pub(super) const ASIDE: NodeId = NodeId(u64::MAX - 3);
 
+/// The node of the folder of what users who are not trusted have to themselves.
+pub(super) const USERS: NodeId = NodeId(u64::MAX - 4);
+
 /// Our own folders.
-const OWN: [NodeId; 3] = [STAGED, RETIRED, ASIDE];
+const OWN: [NodeId; 4] = [STAGED, RETIRED, ASIDE, USERS];
 
 /// The first number that is given out. What a process has open is told by inode numbers alone, and the
 /// small ones are those of devices and pipes.
@@ -82,12 +86,33 @@ impl Place {
     }
 }
 
+/// One of those that are counted, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    /// One more, unless there are `most` already.
+    pub(super) fn up_to(most: usize, count: &Arc<AtomicUsize>) -> Option<Counted> {
+        let more = |counted: usize| (counted < most).then_some(counted + 1);
+        let counted = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.is_ok().then(|| Counted(count.clone()))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 struct State {
     /// Which file it is.
     key: FileKey,
     places: SmallVec<[Place; 1]>,
     orphan: Option<Arc<OwnedFd>>,
+    /// Counts that, as long as it is there.
+    _counted: Option<Counted>,
     /// Of an orphan, and of what was removed: the last name that it had.
     was: Option<Place>,
     /// Its file lives on under another number.
@@ -115,6 +140,8 @@ pub(super) struct Node {
     pub(super) kind: Kind,
     /// Of a directory: how those below it are numbered.
     pub(super) face: Face,
+    /// The one user to whom it is known; none: everyone. Nothing goes from one to the other.
+    pub(super) of: Option<u32>,
     /// How often its contents were moved to another file.
     moves: AtomicU32,
     /// Open handles.
@@ -187,8 +214,26 @@ impl Node {
         self.state.lock().renumbered
     }
 
-    /// The versions of `name` in this directory that are not live.
+    /// The versions of `name` in this directory that are not live, and there for everyone.
     pub(super) fn versions(&self, name: Name<'_>) -> KeptList {
+        self.versions_of(name, None)
+    }
+
+    /// The versions of `name` in this directory that are not live, and there for that user alone.
+    pub(super) fn versions_of(&self, name: Name<'_>, user: Option<u32>) -> KeptList {
+        let mut kept = self.every_version(name);
+        kept.retain(|kept| kept.version.of == user);
+        kept
+    }
+
+    /// Whether a name looks the same to everyone.
+    pub(super) fn is_plain(&self, name: Name<'_>) -> bool {
+        let state = self.state.lock();
+        state.versions.as_ref().is_none_or(|versions| !versions.contains_key(name.as_bytes()))
+    }
+
+    /// The versions of `name` in this directory that are not live, whoever they are there for.
+    pub(super) fn every_version(&self, name: Name<'_>) -> KeptList {
         match &self.state.lock().versions {
             Some(versions) => versions.get(name.as_bytes()).cloned().unwrap_or_default(),
             None => SmallVec::new(),
@@ -201,6 +246,17 @@ impl Node {
             Some(versions) => versions.iter().map(|(n, kept)| (n.clone(), kept.clone())).collect(),
             None => Vec::new(),
         }
+    }
+
+    /// All versions in this directory that are not live, by name, which that user may see. What others
+    /// have for themselves may be much, and costs him little.
+    pub(super) fn all_versions_for(&self, user: Option<u32>) -> Vec<(Box<[u8]>, KeptList)> {
+        let state = self.state.lock();
+        let all = state.versions.iter().flat_map(|versions| versions.iter());
+        let may = |kept: &&Kept| kept.version.of.is_none() || kept.version.of == user;
+        let seen = all.map(|(name, kept)| (name, kept.iter().filter(may).cloned().collect()));
+        let seen = seen.filter(|(_, kept): &(_, KeptList)| !kept.is_empty());
+        seen.map(|(name, kept)| (name.clone(), kept)).collect()
     }
 
     /// Changes the versions of one name; how many more references this is worth to the directory,
@@ -217,6 +273,13 @@ impl Node {
             state.versions = None;
         }
         i8::from(state.versions.is_some()) - i8::from(had)
+    }
+
+    /// Whether it has versions that are there for everyone.
+    pub(super) fn has_shared_versions(&self) -> bool {
+        let state = self.state.lock();
+        let mut kept = state.versions.iter().flat_map(|versions| versions.values().flatten());
+        kept.any(|kept| kept.version.of.is_none())
     }
 
     /// Whether this directory looks the same to everyone.
@@ -239,6 +302,11 @@ impl Node {
         self.locked.store(true, Ordering::Relaxed);
     }
 
+    /// Whether somebody was ever seen to lock it.
+    pub(super) fn was_locked(&self) -> bool {
+        self.locked.load(Ordering::Relaxed)
+    }
+
     /// Whether somebody was seen to lock it, and has it open still, or others have who may lock it;
     /// `own` handles are not counted.
     pub(super) fn is_a_lock(&self, own: u32) -> bool {
@@ -255,7 +323,13 @@ impl Node {
         self.opens.load(Ordering::Relaxed) > 0
     }
 
-    fn new(id: NodeId, key: FileKey, kind: Kind, face: Face, references: u64) -> Node {
+    fn new(
+        id: NodeId,
+        key: FileKey,
+        kind: Kind,
+        (face, of): (Face, Option<u32>),
+        references: u64,
+    ) -> Node {
         let (opens, moves) = (AtomicU32::new(0), AtomicU32::new(0));
         let (locked, aside) = (AtomicBool::new(false), AtomicBool::new(false));
         let references = AtomicU64::new(references);
@@ -263,12 +337,13 @@ impl Node {
             key,
             places: SmallVec::new(),
             orphan: None,
+            _counted: None,
             was: None,
             renumbered: false,
             versions: None,
         });
         let (used, tool) = (AtomicU64::new(0), AtomicU32::new(0));
-        Node { id, kind, face, moves, opens, locked, used, tool, aside, references, state }
+        Node { id, kind, face, of, moves, opens, locked, used, tool, aside, references, state }
     }
 }
 
@@ -282,6 +357,8 @@ pub(super) struct NodeRecord {
     pub(super) places: Vec<Place>,
     /// Whether a descriptor goes with it, in the order of the records.
     pub(super) orphan: bool,
+    /// The one user to whom it is known.
+    pub(super) of: Option<u32>,
 }
 
 /// Which directories our own folders are.
@@ -290,6 +367,7 @@ pub(super) struct OwnKeys {
     pub(super) staged: FileKey,
     pub(super) retired: FileKey,
     pub(super) aside: FileKey,
+    pub(super) users: FileKey,
 }
 
 /// All nodes that the operating system knows, and all numbers given out.
@@ -313,14 +391,15 @@ impl Tree {
         let tree = Tree::empty(FIRST);
         tree.numbers.insert(root, NodeId::ROOT.0);
         // These are never given back; their one reference is the mount itself.
-        tree.insert(NodeId::ROOT, root, Kind::Directory, 1, SmallVec::new(), None);
+        tree.insert(NodeId::ROOT, root, (Kind::Directory, None), 1, SmallVec::new(), None);
         tree.insert_own(own);
         tree
     }
 
     fn insert_own(&self, own: OwnKeys) {
-        for (id, key) in OWN.into_iter().zip([own.staged, own.retired, own.aside]) {
-            self.insert(id, key, Kind::Directory, 1, SmallVec::new(), None);
+        let keys = [own.staged, own.retired, own.aside, own.users];
+        for (id, key) in OWN.into_iter().zip(keys) {
+            self.insert(id, key, (Kind::Directory, None), 1, SmallVec::new(), None);
         }
     }
 
@@ -340,12 +419,12 @@ impl Tree {
         &self,
         id: NodeId,
         key: FileKey,
-        kind: Kind,
+        (kind, of): (Kind, Option<u32>),
         references: u64,
         places: SmallVec<[Place; 1]>,
         orphan: Option<Arc<OwnedFd>>,
     ) {
-        let node = Node::new(id, key, kind, 0, references);
+        let node = Node::new(id, key, kind, (0, of), references);
         {
             let mut state = node.state.lock();
             (state.places, state.orphan) = (places, orphan);
@@ -383,7 +462,8 @@ impl Tree {
     pub(super) fn second(&self, key: FileKey, descriptor: Option<OwnedFd>) -> Arc<Node> {
         let id = NodeId(self.next.fetch_add(1, Ordering::Relaxed));
         let face = self.next_face.fetch_add(1, Ordering::Relaxed);
-        let node = Node::new(id, key, Kind::Directory, face, 1);
+        let of = self.find(key).and_then(|first| first.of);
+        let node = Node::new(id, key, Kind::Directory, (face, of), 1);
         node.state.lock().orphan = descriptor.map(Arc::new);
         let node = Arc::new(node);
         self.nodes.insert(id.0, node.clone());
@@ -423,16 +503,21 @@ impl Tree {
         parent: NodeId,
         name: Name<'_>,
     ) -> Arc<Node> {
-        let face = match kind {
-            Kind::Directory => self.get(parent).map_or(0, |parent| parent.face),
+        let above = self.get(parent).ok();
+        let face = match (kind, &above) {
+            (Kind::Directory, Some(above)) => above.face,
             _ => 0,
+        };
+        let of = match parent {
+            USERS => user_of(name.as_bytes()),
+            _ => above.and_then(|above| above.of),
         };
         loop {
             let id = self.number_below(key, kind, face);
             let node = match self.nodes.entry(id.0) {
                 Entry::Occupied(entry) => {
                     let node = entry.get();
-                    if node.kind != kind || node.key() != key || node.is_orphan() {
+                    if node.kind != kind || node.key() != key || node.of != of || node.is_orphan() {
                         // Another file under the same inode number: somebody else changed the
                         // store. The old one keeps its number.
                         self.numbers.remove_if(&key, |_, number| *number == id.0);
@@ -443,7 +528,7 @@ impl Tree {
                     node.clone()
                 }
                 Entry::Vacant(entry) => {
-                    let node = Arc::new(Node::new(id, key, kind, face, 1));
+                    let node = Arc::new(Node::new(id, key, kind, (face, of), 1));
                     entry.insert(node.clone());
                     node
                 }
@@ -497,11 +582,23 @@ impl Tree {
     /// The file has lost its last name: its number is not given to another file that gets its
     /// inode, and `descriptor` keeps it reachable until nobody knows it.
     pub(super) fn orphan(&self, key: FileKey, descriptor: OwnedFd) {
+        self.orphan_counted(key, Some((descriptor, None)));
+    }
+
+    /// As [`Tree::orphan`], with what counts the descriptor; without one, it is not reachable any more.
+    pub(super) fn orphan_counted(
+        &self,
+        key: FileKey,
+        descriptor: Option<(OwnedFd, Option<Counted>)>,
+    ) {
         let Some((_, id)) = self.numbers.remove(&key) else { return };
         if let Ok(node) = self.get(NodeId(id)) {
             let places = {
                 let mut state = node.state.lock();
-                state.orphan = Some(Arc::new(descriptor));
+                if let Some((descriptor, counted)) = descriptor {
+                    state.orphan = Some(Arc::new(descriptor));
+                    state._counted = counted;
+                }
                 if let Some(place) = state.places.first()
                     && place.is_public()
                 {
@@ -624,6 +721,12 @@ impl Tree {
         std::mem::take(&mut *self.gone.lock())
     }
 
+    /// The descriptors of what a user has without a name.
+    pub(super) fn orphans_of(&self, user: u32) -> Vec<Arc<OwnedFd>> {
+        let own = self.nodes.iter().filter(|node| node.of == Some(user));
+        own.filter_map(|node| node.orphan()).collect()
+    }
+
     /// What it takes to make the same tree again, and the descriptors that go with it.
     pub(super) fn records(&self) -> (Vec<NodeRecord>, Vec<Arc<OwnedFd>>) {
         let mut descriptors = Vec::new();
@@ -641,6 +744,7 @@ impl Tree {
                     references: node.references.load(Ordering::Acquire),
                     places: state.places.to_vec(),
                     orphan: state.orphan.is_some(),
+                    of: node.of,
                 }
             })
             .collect();
@@ -669,7 +773,8 @@ impl Tree {
             let orphan = if record.orphan { Some(Arc::new(descriptors.next()?)) } else { None };
             let kind = kind_from(record.kind)?;
             let places = SmallVec::from_vec(record.places);
-            tree.insert(NodeId(record.id), record.key, kind, record.references, places, orphan);
+            let what = (kind, record.of);
+            tree.insert(NodeId(record.id), record.key, what, record.references, places, orphan);
         }
         tree.nodes.contains_key(&NodeId::ROOT.0).then_some(tree)
     }
@@ -684,6 +789,17 @@ impl Node {
     fn is_orphan(&self) -> bool {
         self.state.lock().orphan.is_some()
     }
+}
+
+/// The name of something in the folder of what users have to themselves.
+pub(super) fn name_for_user(user: u32, number: u64) -> String {
+    format!("{user}-{number}")
+}
+
+/// Whose it is, by its name there.
+pub(super) fn user_of(name: &[u8]) -> Option<u32> {
+    let name = std::str::from_utf8(name).ok()?;
+    name.split_once('-')?.0.parse().ok()
 }
 
 /// A name that was checked when it was first met.
@@ -711,7 +827,8 @@ mod tests {
     }
 
     fn tree() -> Tree {
-        let own = OwnKeys { staged: key(1001), retired: key(1002), aside: key(1003) };
+        let own =
+            OwnKeys { staged: key(1001), retired: key(1002), aside: key(1003), users: key(1004) };
         Tree::new(key(2), own)
     }
 
@@ -763,6 +880,33 @@ mod tests {
         tree.remove_place(&a, NodeId::ROOT, name("a"));
         assert_eq!(a.place().unwrap().name.as_ref(), b"b");
         assert!(tree.give_back(a.id, 2));
+    }
+
+    #[test]
+    fn what_lies_below_a_users_own_is_his() {
+        let tree = tree();
+        let own = name_for_user(2000, 7);
+        let dir = tree.know(key(5), Kind::Directory, USERS, known_name(own.as_bytes()));
+        let file = tree.know(key(6), Kind::File, dir.id, name("f"));
+        assert_eq!((dir.of, file.of), (Some(2000), Some(2000)));
+        assert_eq!(tree.second(key(5), None).of, Some(2000));
+        assert_eq!(tree.know(key(8), Kind::File, NodeId::ROOT, name("1-2")).of, None);
+    }
+
+    #[test]
+    fn nameless_files_are_counted_as_long_as_they_are_known() {
+        let (tree, count) = (tree(), Arc::new(AtomicUsize::new(0)));
+        let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let known = [5, 6].map(|inode| tree.know(key(inode), Kind::File, NodeId::ROOT, name("f")));
+        for node in &known {
+            let counted = Counted::up_to(1, &count);
+            tree.orphan_counted(node.key(), counted.map(|counted| (null(), Some(counted))));
+        }
+        assert!(known[0].orphan().is_some() && known[1].orphan().is_none());
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+        assert!(known.iter().all(|node| tree.give_back(node.id, 1)));
+        drop(known);
+        assert_eq!(count.load(Ordering::Relaxed), 0);
     }
 
     #[test]

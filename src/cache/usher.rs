@@ -35,7 +35,7 @@ const REST: u32 = 10;
 const DEEPEST: usize = 256;
 
 /// As the view function knows the usher: he sees all that anybody may still see.
-const EVERYTHING: Reader = Reader { id: u64::MAX, began: Moment(0) };
+const EVERYTHING: Reader = Reader { id: u64::MAX - 2, began: Moment(0), user: None };
 
 #[derive(Default)]
 pub(super) struct Ushering {

@@ -15,6 +15,9 @@ pub struct Reader {
     pub id: u64,
     /// When it began.
     pub began: Moment,
+    /// The user that it acts as now, if that is one who is not trusted and so has versions of his own
+    /// (SEMANTICS 5.3).
+    pub user: Option<u32>,
 }
 
 /// What a version is.
@@ -25,10 +28,10 @@ pub enum Stage {
         /// The writer's [`Reader::id`].
         by: u64,
     },
-    /// What the name stands for although the store could not take it: like the live version, which it
-    /// hides.
+    /// What the name stands for although the store could not take it, or must not: like the live
+    /// version, which it hides.
     Aside,
-    /// Not a thing: the live version was removed, and the store could not take that.
+    /// Not a thing: the live version was removed, and the store could not take that, or must not.
     Gone,
     /// What the name stands for in the store.
     Live,
@@ -49,49 +52,83 @@ pub struct Version<T> {
     pub what: T,
     /// In which state it is.
     pub stage: Stage,
+    /// The one user for whom it is there, if it is not there for everyone.
+    pub of: Option<u32>,
 }
 
 impl<T> Version<T> {
     /// The version that is in the store.
     pub fn live(what: T) -> Version<T> {
-        Version { what, stage: Stage::Live }
+        Version::shared(what, Stage::Live)
+    }
+
+    /// Whether it is in that state, for that user alone or for everyone.
+    pub fn is(&self, stage: &Stage, of: Option<u32>) -> bool {
+        self.stage == *stage && self.of == of
+    }
+
+    /// A version for everyone.
+    pub fn shared(what: T, stage: Stage) -> Version<T> {
+        Version { what, stage, of: None }
     }
 }
 
-/// What `reader` sees among the versions of one name: the version that it is staging itself; else
-/// the one that the store could not take; else the live one, unless it is gone; else the one retired
-/// last that was kept for it; else nothing.
+/// What `reader` sees among the versions of one name: the version that it is staging itself; else the
+/// one of its user alone; else, unless that is gone for its user alone, what is there for everyone: the
+/// one that the store could not take, or the live one unless it is gone; else the one retired last that
+/// was kept for it; else nothing.
 pub fn seen<T>(versions: impl IntoIterator<Item = Version<T>>, reader: Reader) -> Option<T> {
-    let (mut live, mut gone) = (None, false);
-    let mut best: Option<((u8, u64), T)> = None;
-    for Version { what, stage } in versions {
+    let (mut live, mut gone, mut hidden) = (None, false, false);
+    // What is there for everyone, and what for the reader's user alone.
+    let (mut shared, mut own): (Best<T>, Best<T>) = (None, None);
+    for Version { what, stage, of } in versions {
+        if of.is_some() && of != reader.user {
+            continue;
+        }
         match stage {
             Stage::Live => live = Some(what),
+            Stage::Gone if of.is_some() => hidden = true,
             Stage::Gone => gone = true,
             _ => {
+                let best = if of.is_some() { &mut own } else { &mut shared };
                 if let Some(rank) = rank(&stage, reader)
                     && best.as_ref().is_none_or(|(other, _)| *other <= rank)
                 {
-                    best = Some((rank, what));
+                    *best = Some((rank, what));
                 }
             }
         }
     }
-    match (best, live.filter(|_| !gone)) {
-        (Some((rank, what)), _) if rank >= ASIDE => Some(what),
-        (_, Some(live)) => Some(live),
-        (kept, None) => kept.map(|(_, what)| what),
+    if hidden {
+        (live, shared) = (None, shared.filter(|(rank, _)| *rank >= STAGED));
     }
+    let above = match (shared, own) {
+        // A job stages a name once for everyone, or once for its user.
+        (Some(shared), own) if shared.0 >= STAGED => {
+            return Some(own.filter(|o| o.0 >= STAGED).unwrap_or(shared).1);
+        }
+        (_, Some((rank, what))) if rank >= ASIDE => return Some(what),
+        (Some((rank, what)), _) if rank >= ASIDE => return Some(what),
+        (Some(shared), Some(own)) => Some(if own.0 >= shared.0 { own } else { shared }),
+        (shared, own) => own.or(shared),
+    };
+    live.filter(|_| !gone).or(above.map(|(_, what)| what))
 }
+
+/// The strongest claim so far.
+type Best<T> = Option<((u8, u64), T)>;
 
 /// The claim of what hides the live version.
 const ASIDE: (u8, u64) = (1, 0);
+
+/// The claim of what the reader is writing.
+const STAGED: (u8, u64) = (2, 0);
 
 /// How strong the claim of a version that is not live is for `reader`; none if it does not see it at
 /// all.
 fn rank(stage: &Stage, reader: Reader) -> Option<(u8, u64)> {
     match stage {
-        Stage::Staged { by } => (*by == reader.id).then_some((2, 0)),
+        Stage::Staged { by } => (*by == reader.id).then_some(STAGED),
         Stage::Aside => Some(ASIDE),
         Stage::Live | Stage::Gone => None,
         Stage::Retired { at, hidden } => {
@@ -127,43 +164,78 @@ mod tests {
         ]
     }
 
-    /// SEMANTICS 1.3 once more, as its sentence has it: searches, one after the other. What the store
-    /// could not take counts as live (4.1), and so does that something is not there any more.
-    fn by_the_book(stages: &[Stage], reader: Reader) -> Option<Stage> {
-        let staged = stages.iter().find(|s| **s == Stage::Staged { by: reader.id });
-        let aside = stages.iter().find(|s| **s == Stage::Aside);
-        let gone = stages.contains(&Stage::Gone);
-        let live = stages.iter().find(|s| **s == Stage::Live && !gone);
-        let mut kept: Vec<_> = stages
-            .iter()
-            .filter_map(|s| match s {
-                Stage::Retired { at, hidden }
-                    if !hidden.contains(&reader.id) && *at > reader.began =>
-                {
-                    Some((at, s))
-                }
-                _ => None,
+    fn user() -> impl Strategy<Value = Option<u32>> {
+        prop_oneof![Just(None), Just(Some(2000)), Just(Some(3000))]
+    }
+
+    type Told = (Stage, Option<u32>);
+
+    /// SEMANTICS 1.3 and 5.3 once more, as their sentences have it: searches, one after the other. What the
+    /// store could not take counts as live (4.1), and so does that something is not there any more.
+    fn by_the_book(told: &[Told], reader: Reader) -> Option<Told> {
+        let mine = |of: &Option<u32>| of.is_some() && *of == reader.user;
+        let find = |wanted: Stage, of: &dyn Fn(&Option<u32>) -> bool| {
+            told.iter().find(|(stage, user)| *stage == wanted && of(user))
+        };
+        let all = |of: &Option<u32>| of.is_none();
+        let kept = |of: &dyn Fn(&Option<u32>) -> bool| {
+            let kept = told.iter().filter(|(stage, user)| {
+                let Stage::Retired { at, hidden } = stage else { return false };
+                of(user) && !hidden.contains(&reader.id) && *at > reader.began
+            });
+            kept.max_by_key(|(stage, _)| match stage {
+                Stage::Retired { at, .. } => *at,
+                _ => unreachable!("only those were looked for"),
             })
-            .collect();
-        kept.sort_by_key(|(at, _)| **at);
-        staged.or(aside).or(live).or(kept.last().map(|(_, s)| *s)).cloned()
+        };
+        let staging = Stage::Staged { by: reader.id };
+        let staged = find(staging.clone(), &mine).or(find(staging, &all));
+        let own = staged.or(find(Stage::Aside, &mine));
+        if find(Stage::Gone, &mine).is_some() {
+            return own.or(kept(&mine)).cloned();
+        }
+        let live = find(Stage::Live, &all).filter(|_| find(Stage::Gone, &all).is_none());
+        let seen = own.or(find(Stage::Aside, &all)).or(live);
+        seen.or_else(|| kept(&|of| all(of) || mine(of))).cloned()
     }
 
     proptest! {
         #[test]
         fn the_rule_is_that_of_the_contract(
-            stages in prop::collection::vec(stage(), 0..6), id in 0..4u64, began in 0..8u64,
+            mut told in prop::collection::vec((stage(), user()), 0..7), id in 0..4u64,
+            began in 0..8u64, user in user(),
         ) {
-            let reader = Reader { id, began: Moment(began) };
-            let versions = stages.iter().map(|stage| Version { what: stage.clone(), stage: stage.clone() });
-            let (ours, theirs) = (seen(versions, reader), by_the_book(&stages, reader));
+            // What is live is there for everyone.
+            told.iter_mut().filter(|(stage, _)| *stage == Stage::Live).for_each(|(_, of)| *of = None);
+            let reader = Reader { id, began: Moment(began), user };
+            let versions = told.iter().map(|told| Version {
+                what: told.clone(), stage: told.0.clone(), of: told.1,
+            });
+            let (ours, theirs) = (seen(versions, reader), by_the_book(&told, reader));
             // Two versions retired at one moment have equal claims.
             match (ours, theirs) {
-                (Some(Stage::Retired { at: a, .. }), Some(Stage::Retired { at: b, .. })) => {
+                (Some((Stage::Retired { at: a, .. }, _)), Some((Stage::Retired { at: b, .. }, _))) => {
                     prop_assert_eq!(a, b);
                 }
                 (ours, theirs) => prop_assert_eq!(ours, theirs),
             }
+        }
+
+        /// SEMANTICS 5.3: whatever one user has, or has removed, changes nothing for anybody else.
+        #[test]
+        fn nobody_sees_what_is_another_users(
+            told in prop::collection::vec((stage(), user()), 0..7), id in 0..4u64,
+            began in 0..8u64, user in user(),
+        ) {
+            let reader = Reader { id, began: Moment(began), user };
+            let seen_among = |told: Vec<&Told>| {
+                let version = |told: &Told| Version {
+                    what: told.clone(), stage: told.0.clone(), of: told.1,
+                };
+                seen(told.into_iter().map(version), reader)
+            };
+            let without = told.iter().filter(|(_, of)| of.is_none() || *of == user).collect();
+            prop_assert_eq!(seen_among(told.iter().collect()), seen_among(without));
         }
 
         #[test]
@@ -178,8 +250,8 @@ mod tests {
 
         #[test]
         fn nobody_sees_what_another_stages(other in 1..4u64) {
-            let reader = Reader { id: 0, began: Moment(0) };
-            let staged = Version { what: (), stage: Stage::Staged { by: other } };
+            let reader = Reader { id: 0, began: Moment(0), user: None };
+            let staged = Version::shared((), Stage::Staged { by: other });
             prop_assert_eq!(seen([staged], reader), None);
         }
     }

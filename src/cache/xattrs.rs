@@ -45,6 +45,7 @@ impl Cache {
         };
         if let Err(errno) = changed
             && node.kind == Kind::File
+            && node.of.is_none()
             && self.takes_over(errno)
         {
             self.move_node(&node, errno, None)?;

@@ -16,7 +16,7 @@ use super::Failure;
 use super::options::{AccessMode, MountArgs, OnWriteError, Settings};
 use super::places::Place;
 use super::service::Running;
-use crate::cache::{Access, Cache, CacheOptions, Keep, Limits, PruneOptions};
+use crate::cache::{Access, Cache, CacheOptions, Keep, Limits, PruneOptions, Quotas};
 use crate::control::public::Public;
 use crate::control::server::{self, Server};
 use crate::metrics::{self, Exporter};
@@ -102,7 +102,8 @@ fn wishes(settings: &Settings) -> Wishes {
         (OnWriteError::Absorb, None) => Spilling::Somewhere,
         (OnWriteError::Absorb, Some(path)) => Spilling::In(path.clone()),
     };
-    Wishes { read_only: settings.read_only_store, spilling }
+    let users = settings.access == Some(AccessMode::Scoped);
+    Wishes { read_only: settings.read_only_store, spilling, users }
 }
 
 /// Makes the process fit to serve everyone; how many descriptors the engine may keep.
@@ -163,6 +164,12 @@ fn start(
         access: match access {
             AccessMode::Posix => Access::Posix,
             AccessMode::Shared => Access::Shared { owner },
+            AccessMode::Scoped => Access::Scoped { owner, trusted: settings.trust.clone() },
+        },
+        quotas: Quotas {
+            // What is said first of a user counts.
+            users: settings.quota.iter().rev().copied().collect(),
+            usual: settings.quota_default,
         },
         descriptors,
         keep,

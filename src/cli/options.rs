@@ -10,6 +10,7 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 
 use super::duration;
+use crate::cache::Limit;
 use crate::prune::layout::Layout;
 use crate::prune::size::Size;
 use crate::readers::Grouping;
@@ -35,14 +36,31 @@ pub(super) struct MountArgs {
 /// What both ways of giving options come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct Settings {
-    /// Who may do what: `shared` (everyone who may enter may use all of it) or `posix` (owners and
-    /// modes as on a local filesystem) [default: shared]
+    /// Who may do what: `shared` (everyone who may enter may use all of it), `posix` (owners and modes
+    /// as on a local filesystem) or `scoped` (what those of `--trust` write is everyone's, what anyone
+    /// else writes they alone see) [default: shared]
     #[arg(long, value_name = "MODE")]
     pub access: Option<AccessMode>,
 
-    /// With `--access shared`: to whom files seem to belong [default: who mounts]
+    /// With `--access scoped`: users who write for everyone, as root and the daemon's user do; names or
+    /// numbers, as in `--trust ci,1001`
+    #[arg(long, value_name = "USER", value_delimiter = ',', value_parser = user)]
+    pub trust: Vec<u32>,
+
+    /// With `--access shared` or `scoped`: to whom what is everyone's seems to belong [default: who
+    /// mounts]
     #[arg(long, value_name = "UID:GID")]
     pub owner: Option<Owner>,
+
+    /// With `--access scoped`: how much one user who is not trusted may have to himself, in space (of
+    /// the spill area's filesystem, where it is `10%`) and, if it is said, in names; may be given for several, as in `--quota alice=20G:100000 --quota 1002=512MiB`
+    #[arg(long, value_name = "USER=SIZE[:FILES]", value_parser = quota)]
+    pub quota: Vec<(u32, Limit)>,
+
+    /// The same for all users who are not named [default: a tenth of the spill area's filesystem, and
+    /// 250000 names]
+    #[arg(long, value_name = "SIZE[:FILES]", value_parser = limit)]
+    pub quota_default: Option<Limit>,
 
     /// How long what was removed is kept at most, for those who began before; `30d`, `12h`, `10m` or
     /// `45s` [default: 24h]
@@ -138,6 +156,8 @@ pub(super) enum AccessMode {
     Shared,
     /// 5.2
     Posix,
+    /// 5.3
+    Scoped,
 }
 
 impl AccessMode {
@@ -145,6 +165,7 @@ impl AccessMode {
         match self {
             AccessMode::Shared => "shared",
             AccessMode::Posix => "posix",
+            AccessMode::Scoped => "scoped",
         }
     }
 }
@@ -156,8 +177,8 @@ impl FromStr for AccessMode {
         match text {
             "shared" => Ok(AccessMode::Shared),
             "posix" => Ok(AccessMode::Posix),
-            "scoped" => Err("`scoped` is not in this version; use `shared` or `posix`".into()),
-            _ => Err("use `shared` or `posix`".into()),
+            "scoped" => Ok(AccessMode::Scoped),
+            _ => Err("use `shared`, `posix` or `scoped`".into()),
         }
     }
 }
@@ -178,6 +199,34 @@ impl FromStr for LayoutChoice {
             },
         }
     }
+}
+
+/// A user, by name or number.
+fn user(text: &str) -> Result<u32, String> {
+    let found = match text.parse() {
+        Ok(number) => Ok(Some(number)),
+        Err(_) => crate::system::users::number(text),
+    };
+    match found {
+        // The highest number stands for "none" in system calls.
+        Ok(Some(number)) if number != u32::MAX => Ok(number),
+        Ok(_) => Err(format!("there is no user `{text}`; give a name or a number")),
+        Err(error) => Err(format!("can't look up the user `{text}`: {error}; give the number")),
+    }
+}
+
+fn limit(text: &str) -> Result<Limit, String> {
+    let (bytes, files) = match text.split_once(':') {
+        Some((bytes, files)) => (bytes, Some(files)),
+        None => (text, None),
+    };
+    let files = files.map(|files| files.parse().map_err(|_| "use a number of files after the `:`"));
+    Ok(Limit { bytes: bytes.parse()?, files: files.transpose()? })
+}
+
+fn quota(text: &str) -> Result<(u32, Limit), String> {
+    let (who, much) = text.split_once('=').ok_or("use USER=SIZE, such as `alice=20G`")?;
+    Ok((user(who)?, limit(much)?))
 }
 
 /// SEMANTICS 4.
@@ -261,6 +310,16 @@ impl Settings {
             ("access", Some(value)) => {
                 self.access = Some(value.parse().map_err(|e: String| wrong(&e))?)
             }
+            // In `-o`, commas are between options.
+            ("trust", Some(value)) => {
+                for name in value.split(':') {
+                    self.trust.push(user(name).map_err(|e| wrong(&e))?);
+                }
+            }
+            ("quota", Some(value)) => self.quota.push(quota(value).map_err(|e| wrong(&e))?),
+            ("quota-default", Some(value)) => {
+                self.quota_default = Some(limit(value).map_err(|e| wrong(&e))?);
+            }
             ("owner", Some(value)) => {
                 self.owner = Some(value.parse().map_err(|e: String| wrong(&e))?)
             }
@@ -310,7 +369,7 @@ impl Settings {
             (
                 "access" | "retain-for" | "grace" | "reader" | "idle" | "threads" | "log"
                 | "log-format" | "spill" | "on-write-error" | "max-size" | "max-age" | "min-free"
-                | "prune-every" | "layout" | "metrics",
+                | "prune-every" | "layout" | "metrics" | "trust" | "quota" | "quota-default",
                 None,
             ) => {
                 return Err(format!("`-o {name}` needs a value"));
@@ -340,7 +399,11 @@ impl Settings {
     fn or(self, other: Settings) -> Settings {
         Settings {
             access: self.access.or(other.access),
+            trust: [self.trust, other.trust].concat(),
             owner: self.owner.or(other.owner),
+            // What is said first of a user counts.
+            quota: [self.quota, other.quota].concat(),
+            quota_default: self.quota_default.or(other.quota_default),
             retain_for: self.retain_for.or(other.retain_for),
             grace: self.grace.or(other.grace),
             reader: self.reader.or(other.reader),
@@ -387,7 +450,18 @@ impl MountArgs {
         let settings = self.named.clone().or(by_option);
         if settings.owner.is_some() && settings.access == Some(AccessMode::Posix) {
             return Err(
-                "`owner` is for `access` `shared` only; with `posix` each file has its own".into(),
+                "`owner` is not for `access` `posix`, with which each file has its own".into()
+            );
+        }
+        let scoped = settings.access == Some(AccessMode::Scoped);
+        if !settings.trust.is_empty() && !scoped {
+            return Err("`trust` is for `access` `scoped` only; otherwise all users write for \
+                        everyone"
+                .into());
+        }
+        if (!settings.quota.is_empty() || settings.quota_default.is_some()) && !scoped {
+            return Err(
+                "`quota` and `quota-default` are for `access` `scoped` only in this version".into(),
             );
         }
         if settings.spill.is_some() && settings.on_write_error == Some(OnWriteError::Fail) {
@@ -429,7 +503,10 @@ mod tests {
         );
         let expected = Settings {
             access: Some(AccessMode::Posix),
+            trust: Vec::new(),
             owner: None,
+            quota: Vec::new(),
+            quota_default: None,
             retain_for: Some(Duration::from_secs(7200)),
             grace: Some(Duration::ZERO),
             reader: Some(Grouping::Cgroup),
@@ -452,6 +529,11 @@ mod tests {
         };
         assert_eq!(all, Ok(expected));
         assert_eq!(parse("owner=1:2").unwrap().owner, Some(Owner { uid: 1, gid: 2 }));
+        let scoped =
+            parse("access=scoped,trust=root:1001,quota=1002=2G:10,quota-default=1MiB").unwrap();
+        assert_eq!(scoped.trust, [0, 1001]);
+        assert_eq!(scoped.quota, [(1002, Limit { bytes: Size::Bytes(2 << 30), files: Some(10) })]);
+        assert_eq!(scoped.quota_default, Some(Limit { bytes: Size::Bytes(1 << 20), files: None }));
         // `owner` without a value is an option of mount(8).
         assert_eq!(parse("owner,,defaults,"), Ok(Settings::default()));
     }
@@ -471,9 +553,16 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (options, why) in [
-            ("access=scoped", "not in this version"),
+            ("trust=root", "`scoped` only"),
+            ("access=scoped,trust=no-such-user-here", "there is no user"),
+            ("access=scoped,trust", "needs a value"),
+            ("quota=0=1G", "`scoped` only"),
+            ("access=scoped,quota=1G", "USER=SIZE"),
+            ("access=scoped,quota=0=1G:many", "number of files"),
+            ("access=scoped,quota-default=much", "number and a unit"),
+            ("access=scoped,quota-default=110%", "more than all"),
             ("access", "needs a value"),
-            ("access=all", "`shared` or `posix`"),
+            ("access=all", "`shared`, `posix` or `scoped`"),
             ("owner=root:root", "UID:GID"),
             ("owner=1", "UID:GID"),
             ("owner=4294967295:0", "UID:GID"),
@@ -490,7 +579,7 @@ mod tests {
             ("noexec", "not in this version"),
             ("nonsense", "unknown"),
             ("log-format=xml", "`text` or `json`"),
-            ("owner=1:1,access=posix", "only"),
+            ("owner=1:1,access=posix", "each file has its own"),
             ("max-size=20", "unit is missing"),
             ("max-size", "needs a value"),
             ("min-free=110%", "more than all"),

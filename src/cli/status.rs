@@ -77,6 +77,9 @@ pub(super) fn describe(mount: &Value) -> String {
         let files = show::count(files, "file");
         row("spilled", format!("{} in {files}, until it is unmounted", show::bytes(bytes)));
     }
+    for user in mount["users"].as_array().into_iter().flatten() {
+        row("own", own(user));
+    }
     row("readers", format!("{} running", number("readers")));
     row(
         "in use",
@@ -156,6 +159,19 @@ fn removed(retired: &Value) -> String {
     format!("{} in {files}, {until}", show::bytes(number("bytes")))
 }
 
+/// What a user who is not trusted has to himself.
+fn own(user: &Value) -> String {
+    let number = |what: &str, key: &str| user[what][key].as_u64().unwrap_or(0);
+    format!(
+        "user {}: at most {} of {}, {} of {} names",
+        user["uid"],
+        show::bytes(number("used", "bytes")),
+        show::bytes(number("limit", "bytes")),
+        number("used", "files"),
+        number("limit", "files"),
+    )
+}
+
 fn names(of: &Value, wanted: impl Fn(&Value) -> bool) -> Vec<String> {
     let all = of.as_object().into_iter().flatten();
     all.filter(|(_, value)| wanted(value)).map(|(name, _)| name.replace('_', " ")).collect()
@@ -195,6 +211,13 @@ mod tests {
         let mount = json!({"live": {"bytes": 2048, "files": 3}, "units": 2,
             "limits": {"max_size": "20G"}});
         assert_eq!(live(&mount), "2.00 KiB in 3 files, 2 units, of 20G");
+    }
+
+    #[test]
+    fn what_users_have_is_told() {
+        let user = json!({"uid": 2000, "used": {"bytes": 1024, "files": 3},
+            "limit": {"bytes": 1 << 20, "files": 10}});
+        assert_eq!(own(&user), "user 2000: at most 1.00 KiB of 1.00 MiB, 3 of 10 names");
     }
 
     #[test]

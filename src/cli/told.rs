@@ -9,8 +9,14 @@ use time::format_description::well_known::Rfc3339;
 
 use super::service::Running;
 use super::{options, show};
-use crate::cache::{Degraded, Known, PruneOptions, Totals};
+use crate::cache::{Amount, Degraded, Known, PruneOptions, Totals, Usage};
 use crate::store;
+
+/// What a user has to himself.
+fn used(usage: &Usage) -> Value {
+    let amount = |amount: Amount| json!({"bytes": amount.bytes, "files": amount.files});
+    json!({"uid": usage.user, "used": amount(usage.used), "limit": amount(usage.limit)})
+}
 
 /// How a mount is doing. What the store holds is counted anew if that was done longer ago than `fresh`.
 pub(super) fn status(running: &Running, fresh: Duration) -> Value {
@@ -45,6 +51,7 @@ pub(super) fn status(running: &Running, fresh: Duration) -> Value {
         "pruning": {"step": step, "done": done, "of": of},
         "limits": limits(&running.pruning),
         "spilled": {"bytes": spilled.bytes, "files": spilled.files},
+        "users": cache.usages().iter().map(used).collect::<Vec<_>>(),
         "retired": {"bytes": retired.bytes, "files": retired.files, "readers": holders},
         "readers": readers.len(),
         "reader": options::grouping_name(running.readers.grouping),

@@ -59,9 +59,14 @@ impl Job {
         }
     }
 
-    /// As the view function knows it.
+    /// As the view function knows it, where it acts as somebody who sees what everyone sees.
     pub fn reader(&self) -> Reader {
-        Reader { id: self.id, began: self.began }
+        self.reader_as(None)
+    }
+
+    /// As the view function knows it, where it acts as that user.
+    pub fn reader_as(&self, user: Option<u32>) -> Reader {
+        Reader { id: self.id, began: self.began, user }
     }
 
     /// It lists a directory at this moment.

@@ -11,8 +11,8 @@ use rustix::io::Errno;
 
 use super::DIRECTORY;
 
-/// The folders in it; all but the first are used by a store that can't have its own.
-const FOLDERS: [&str; 3] = ["spilled", "staged", "retired"];
+/// The folders in it; all but the first two are used by a store that can't have its own.
+const FOLDERS: [&str; 4] = ["spilled", "users", "staged", "retired"];
 
 /// So many daemons may have areas for one store in one directory.
 const MOST: usize = 64;
@@ -82,7 +82,7 @@ impl Area {
         self.folder.as_fd()
     }
 
-    /// One of its folders: `spilled`, `staged` or `retired`.
+    /// One of its folders: `spilled`, `users`, `staged` or `retired`.
     pub fn folder(&self, name: &str) -> io::Result<OwnedFd> {
         let flags = DIRECTORY | OFlags::NOFOLLOW;
         Ok(rustix::fs::openat(&self.folder, name, flags, Mode::empty())?)

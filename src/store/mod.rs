@@ -143,6 +143,8 @@ pub struct Wishes {
     pub read_only: bool,
     /// What becomes of what it can't take.
     pub spilling: Spilling,
+    /// Users are to have something to themselves, for which there has to be an area in any case.
+    pub users: bool,
 }
 
 /// Why nothing can be written in a store.
@@ -213,21 +215,26 @@ impl Store {
             return Ok(self);
         }
         match &wishes.spilling {
-            Spilling::Off => return Ok(self),
+            Spilling::Off if !wishes.users => return Ok(self),
             Spilling::In(path) => {
                 let made = Area::make(path, &self.path);
                 let failed = |source| StoreError::NoArea { path: Some(path.clone()), source };
                 self.area = Some(made.map_err(failed)?);
             }
             // Nobody has asked for it: there is just nothing to spill to.
-            Spilling::Somewhere => match Area::make_somewhere(self.root.as_fd(), &self.path) {
-                Ok(area) => self.area = Some(area),
-                Err(error) => {
-                    tracing::warn!("no spill area ({error}): a full store makes tools fail")
+            Spilling::Somewhere | Spilling::Off => {
+                match Area::make_somewhere(self.root.as_fd(), &self.path) {
+                    Ok(area) => self.area = Some(area),
+                    Err(source) if wishes.users => {
+                        return Err(StoreError::NoArea { path: None, source });
+                    }
+                    Err(error) => {
+                        tracing::warn!("no spill area ({error}): a full store makes tools fail")
+                    }
                 }
-            },
+            }
         }
-        self.absorbs = self.area.is_some();
+        self.absorbs = self.area.is_some() && wishes.spilling != Spilling::Off;
         Ok(self)
     }
 
@@ -316,6 +323,12 @@ impl Store {
     /// Where what the store can't take goes, if it goes anywhere.
     pub fn area(&self) -> Option<&Area> {
         self.area.as_ref().filter(|_| self.absorbs)
+    }
+
+    /// The folder of what users have to themselves.
+    pub fn users(&self) -> io::Result<OwnedFd> {
+        let area = self.area.as_ref().ok_or(io::Error::from(Errno::NOENT))?;
+        area.folder("users")
     }
 
     /// All directories that it needs: its root, and what lies outside.

@@ -6,3 +6,4 @@ pub mod mounts;
 pub mod notify;
 pub mod outside;
 pub mod processes;
+pub mod users;

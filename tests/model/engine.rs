@@ -9,7 +9,7 @@ use std::time::Duration;
 use cachefs::cache::{Access, Cache, CacheOptions, CleanError, Keep, PruneOptions};
 use cachefs::readers::made_up::MadeUp;
 use cachefs::readers::{Grouping, ReaderOptions, Readers};
-use cachefs::store::{PRIVATE, Store};
+use cachefs::store::{PRIVATE, Store, Wishes};
 use cachefs_mount::{
     Caller, Entry, Errno, HandleId, Kind, Listed, ListingSink, Lookup, Name, NodeId, Notify,
     OpenFlags, RenameFlags, Result, Volume,
@@ -26,6 +26,8 @@ pub(crate) struct Engine {
     nodes: u64,
     system: Arc<MadeUp>,
     places: [Process; JOBS],
+    /// Who acts in which place.
+    users: [u32; JOBS],
     last_pid: u32,
     directory: tempfile::TempDir,
 }
@@ -122,15 +124,27 @@ fn read(cache: &Cache, handle: HandleId) -> Result<String> {
 
 impl Engine {
     pub(crate) fn new(remembers: bool) -> Engine {
+        Self::with(remembers, Access::Shared { owner: (0, 0) }, [0; JOBS])
+    }
+
+    /// In each place another user, of whom root alone is trusted.
+    pub(crate) fn for_users(users: [u32; JOBS]) -> Engine {
+        let access = Access::Scoped { owner: (0, 0), trusted: Vec::new() };
+        Self::with(true, access, users)
+    }
+
+    fn with(remembers: bool, access: Access, users: [u32; JOBS]) -> Engine {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join(DOOR), "").unwrap();
         let system = MadeUp::new();
         let options = ReaderOptions { grouping: Grouping::Tree, idle: Duration::from_secs(5) };
         let readers = Arc::new(Readers::new(system.clone(), options));
-        let store = Arc::new(Store::open(directory.path()).unwrap());
-        let access = Access::Shared { owner: (0, 0) };
+        let apart = matches!(access, Access::Scoped { .. });
+        let wishes = Wishes { users: apart, ..Wishes::default() };
+        let store = Arc::new(Store::open_as(directory.path(), &wishes).unwrap());
         let (keep, pruning) = (Keep::default(), PruneOptions::default());
-        let options = CacheOptions { access, descriptors: 16, keep, pruning };
+        let quotas = Default::default();
+        let options = CacheOptions { access, quotas, descriptors: 16, keep, pruning };
         let cache = Cache::new(store, options, readers).unwrap();
         cache.mounted(Arc::new(Deaf));
         let nodes = cache.counts().nodes;
@@ -141,13 +155,14 @@ impl Engine {
             nodes,
             system,
             places: Default::default(),
+            users,
             last_pid: 100,
             directory,
         }
     }
 
     fn caller(&self, place: usize) -> Caller {
-        Caller { uid: 0, gid: 0, thread: self.places[place].pid }
+        Caller { uid: self.users[place], gid: 0, thread: self.places[place].pid }
     }
 
     fn lookup(

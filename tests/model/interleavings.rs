@@ -43,13 +43,13 @@ mod sync {
 const NAMES: [&str; 2] = ["a", "b"];
 
 /// Runs from before everything until after everything, and changes nothing.
-const OLD: Reader = Reader { id: 9, began: Moment(0) };
+const OLD: Reader = Reader { id: 9, began: Moment(0), user: None };
 
 /// Begins when everything has happened.
-const NEW: Reader = Reader { id: 10, began: Moment(u64::MAX) };
+const NEW: Reader = Reader { id: 10, began: Moment(u64::MAX), user: None };
 
 fn writer(id: u64) -> Reader {
-    Reader { id, began: Moment(0) }
+    Reader { id, began: Moment(0), user: None }
 }
 
 type Job = Box<dyn FnOnce(&Miniature) + Send>;
@@ -90,7 +90,7 @@ impl Miniature {
 
     fn stage(&self, name: usize, by: u64, file: u32) {
         let _change = self.change(name);
-        self.others[name].lock().push(Version { what: file, stage: Stage::Staged { by } });
+        self.others[name].lock().push(Version::shared(file, Stage::Staged { by }));
     }
 
     fn publish(&self, name: usize, by: u64) {
@@ -111,7 +111,7 @@ impl Miniature {
         let _change = self.change(name);
         let stage = self.retired(by);
         let Some(what) = self.store[name].lock().take() else { return };
-        self.others[name].lock().push(Version { what, stage });
+        self.others[name].lock().push(Version::shared(what, stage));
     }
 
     fn rename(&self, from: usize, to: usize, by: u64) {
@@ -120,7 +120,7 @@ impl Miniature {
         let stage = self.retired(by);
         let Some(what) = self.store[from].lock().take() else { return };
         *self.store[to].lock() = Some(what);
-        self.others[from].lock().push(Version { what, stage });
+        self.others[from].lock().push(Version::shared(what, stage));
     }
 
     /// What nobody is left to see is reclaimed.

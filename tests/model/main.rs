@@ -4,6 +4,7 @@
 //! * `contract`: that the reference says what the contract's sentences say;
 //! * `engine`: random programs of several readers against the engine itself;
 //! * `mounted`: the same against a real mount, with a process for each reader;
+//! * `users`: SEMANTICS 5.3 once more, and random deeds of several users;
 //! * `regressions`: programs that once failed, shrunk;
 //! * `interleavings`: publishing, retiring and looking up at the same time, in every order.
 //!
@@ -21,6 +22,7 @@ mod model;
 mod mounted;
 mod program;
 mod regressions;
+mod users;
 
 use engine::Engine;
 use model::Model;

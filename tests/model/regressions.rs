@@ -156,6 +156,11 @@ regressions! {
     agrees_in_a_mount regression_what_another_moves_there_does_not_hide_what_is_staged [
         Job(1, Open("a", Create)), Job(0, Symlink("b")), Job(0, Rename("b", "a")),
     ]
+    // What is kept gives way to a directory only where nothing is in it, whoever has put it there.
+    agrees regression_a_kept_directory_to_which_another_has_added_is_not_replaced [
+        Job(0, Mkdir("b")), Job(1, List("b")), Job(0, Open("b/a", Create)), Job(1, Mkdir("a")),
+        Clean("b"), Job(0, Close(0)), Job(1, Rename("a", "b")),
+    ]
     // 3.2: what is open or staged in a directory does not make it die with its removal.
     agrees_in_a_mount regression_a_removed_directory_in_which_somebody_writes_lives_on [
         Job(0, Mkdir("b")), Job(2, Open("b/a", Create)), Job(0, Rmdir("b")),

@@ -70,6 +70,14 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+fn found(result: Result<Lookup>, reply: ReplyEntry) {
+    match result {
+        Ok(Lookup::Found(found)) => entry(Ok(found), reply),
+        Ok(Lookup::Absent { valid }) => reply.entry(&valid, &convert::absent(), GENERATION),
+        Err(errno) => reply.error(convert::errno(errno)),
+    }
+}
+
 fn named<T>(name: &OsStr, call: impl FnOnce(Name<'_>) -> Result<T>) -> Result<T> {
     Name::new(name).and_then(call)
 }
@@ -84,13 +92,20 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
     }
 
     fn lookup(&self, r: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let result = self.ask(Op::Lookup, |v| {
-            named(name, |n| v.lookup(&convert::caller(r), convert::node(parent), n))
+        let (caller, parent) = (convert::caller(r), convert::node(parent));
+        if !self.shared.volume.takes_long(&caller) {
+            let ask = |v: &V| named(name, |n| v.lookup(&caller, parent, n));
+            return found(self.ask(Op::Lookup, ask), reply);
+        }
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        // Not by the few that are there for what is slow: one caller could keep them all from others.
+        let begun = std::thread::Builder::new().name("long-lookup".into()).spawn(move || {
+            let ask = |v: &V| named(&name, |n| v.lookup(&caller, parent, n));
+            found(shared.ask(Op::Lookup, ask), reply);
         });
-        match result {
-            Ok(Lookup::Found(found)) => entry(Ok(found), reply),
-            Ok(Lookup::Absent { valid }) => reply.entry(&valid, &convert::absent(), GENERATION),
-            Err(errno) => reply.error(convert::errno(errno)),
+        // The reply answers EIO when it is dropped.
+        if let Err(error) = begun {
+            tracing::warn!(%error, "no thread for a lookup that takes long");
         }
     }
 

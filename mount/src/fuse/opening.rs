@@ -64,6 +64,14 @@ impl<V: Volume> Adapter<V> {
         opened: &Opened,
         open_backing: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> (Option<Arc<BackingId>>, FopenFlags) {
+        if opened.counted {
+            // The kernel's pages are true: nobody else writes it. Closing it is nobody else's affair.
+            let mut answer = FopenFlags::empty();
+            answer.set(FopenFlags::FOPEN_NOFLUSH, !opened.wants_flush);
+            answer.set(FopenFlags::FOPEN_DIRECT_IO, opened.alone);
+            answer.set(FopenFlags::FOPEN_KEEP_CACHE, !opened.alone);
+            return (None, answer);
+        }
         // Who reads what he alone has written asks for that, too.
         let reading = if opened.alone { flags - OpenFlags::READ } else { flags };
         let route = self.ways.open((node, opened.moves), reading, || {

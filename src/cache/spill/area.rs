@@ -40,7 +40,12 @@ impl Cache {
 
     /// Copies everything in `from` to `to`, up to `length` bytes; whatever is wrong with reading is an
     /// error (SEMANTICS 4.5).
-    pub(super) fn copy_contents(&self, from: impl AsFd, to: &File, length: u64) -> Result<()> {
+    pub(in crate::cache) fn copy_contents(
+        &self,
+        from: impl AsFd,
+        to: &File,
+        length: u64,
+    ) -> Result<()> {
         let source = crate::cache::resolve::self_path(from);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let source = File::from(rustix::fs::open(source, flags, Mode::empty()).map_err(errno)?);

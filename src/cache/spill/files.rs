@@ -57,7 +57,7 @@ impl Cache {
             && flags.contains(OpenFlags::WRITE)
             && !is_lock_name(name.as_bytes());
         if replaces && !old.as_ref().is_some_and(|(.., in_place)| *in_place) {
-            let drafting = Drafting { folder: &folder, name, kept: &kept, job: job.id };
+            let drafting = Drafting { folder: &folder, name, kept: &kept, job: job.id, of: None };
             let replaced = old.map(|(node, status, _)| Old { status, node: Some(node) });
             let made =
                 self.create_draft(caller, &change, &drafting, replaced, permissions, flags)?;

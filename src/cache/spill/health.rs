@@ -91,7 +91,7 @@ pub(super) fn margin(whole: u64) -> u64 {
 }
 
 /// Whether there is less room than is to be left.
-pub(super) fn is_low(of: impl AsFd) -> bool {
+pub(in crate::cache) fn is_low(of: impl AsFd) -> bool {
     room(of).is_some_and(|(free, whole)| free < margin(whole))
 }
 

@@ -23,8 +23,8 @@ mod room;
 mod touched;
 
 pub use health::Degraded;
-pub(super) use health::room as space;
-pub(super) use names::{aside, is_gone};
+pub(super) use health::{is_low, room as space};
+pub(super) use names::{aside, aside_of, is_gone};
 
 use std::io;
 use std::os::fd::OwnedFd;

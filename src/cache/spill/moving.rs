@@ -32,6 +32,10 @@ impl Cache {
         if self.is_out_of_reach(node) {
             self.move_node(node, Errno::EROFS, held)?;
         }
+        if node.of.is_some() {
+            // It is not everyone's, and does not go where that goes.
+            return self.open_node(node, flags);
+        }
         loop {
             match self.open_node(node, flags) {
                 Err(errno) if self.takes_over(errno) => self.move_node(node, errno, held)?,
@@ -153,7 +157,12 @@ impl Cache {
     }
 
     /// Gives a copy the owner, the times and the attributes of what it is a copy of.
-    fn copy_looks(&self, found: &rustix::fs::Statx, node: Option<&Node>, to: &File) {
+    pub(in crate::cache) fn copy_looks(
+        &self,
+        found: &rustix::fs::Statx,
+        node: Option<&Node>,
+        to: &File,
+    ) {
         let (uid, gid) = (found.stx_uid, found.stx_gid);
         let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
         // As far as the area's filesystem can: nobody is harmed by a copy that belongs to the daemon.
@@ -209,6 +218,7 @@ impl Cache {
                 (file, done)
             };
             match done {
+                Err(errno) if self.user_of(handle.node).is_some() => return Err(errno),
                 Err(errno) => match self.takes_over_at_last(errno, handle.job.id) {
                     None => {}
                     Some(true) => self.move_file(&file, errno, None)?,

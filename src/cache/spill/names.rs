@@ -19,13 +19,18 @@ use crate::readers::Job;
 
 /// The version that hides the live one from everyone.
 pub(in crate::cache) fn aside(kept: &KeptList) -> Option<NodeId> {
-    let found = kept.iter().find(|kept| kept.version.stage == Stage::Aside);
+    aside_of(kept, None)
+}
+
+/// As [`aside`], from that user alone if there is one.
+pub(in crate::cache) fn aside_of(kept: &KeptList, user: Option<u32>) -> Option<NodeId> {
+    let found = kept.iter().find(|kept| kept.version.is(&Stage::Aside, user));
     found.map(|kept| kept.version.what)
 }
 
 /// Whether the live version was removed, which the store could not take.
 pub(in crate::cache) fn is_gone(kept: &KeptList) -> bool {
-    kept.iter().any(|kept| kept.version.stage == Stage::Gone)
+    kept.iter().any(|kept| kept.version.is(&Stage::Gone, None))
 }
 
 /// Whether the live version is not what a name stands for.
@@ -37,7 +42,7 @@ pub(in crate::cache) fn is_hidden(kept: &KeptList) -> bool {
 #[derive(Debug)]
 pub(in crate::cache) struct Here {
     pub(in crate::cache) node: Arc<Node>,
-    pub(super) how: Lies,
+    pub(in crate::cache) how: Lies,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,14 +120,14 @@ impl Cache {
     pub(super) fn take_aside(&self, folder: &Arc<Node>, name: Name<'_>) -> Option<Arc<Node>> {
         let mut found = None;
         self.tree.change_versions(folder, name.as_bytes(), |list| {
-            let at = list.iter().position(|kept| kept.version.stage == Stage::Aside);
+            let at = list.iter().position(|kept| kept.version.is(&Stage::Aside, None));
             found = at.map(|at| list.remove(at).version.what);
         });
         self.tree.get(found?).ok()
     }
 
     /// A node that was aside under a name which it has lost; gives back the reference.
-    pub(super) fn discard(&self, node: &Arc<Node>) {
+    pub(in crate::cache) fn discard(&self, node: &Arc<Node>) {
         if let Some(place) = node.places().into_iter().find(|place| !place.is_public())
             && let Err(errno) = self.remove_own(&place)
         {
@@ -149,7 +154,7 @@ impl Cache {
             self.discard(&old);
         }
         self.tree.change_versions(folder, name.as_bytes(), |list| {
-            list.retain(|kept| kept.version.stage != Stage::Gone);
+            list.retain(|kept| !kept.version.is(&Stage::Gone, None));
         });
     }
 
@@ -258,7 +263,9 @@ impl Cache {
         let node = self.tree.get(id)?;
         let area = self.spill_folder()?;
         let number = self.next_number().to_string();
-        let source = self_path(&*self.descriptor(&node)?);
+        // Open until it has been linked: the path leads to it by its number.
+        let descriptor = self.descriptor(&node)?;
+        let source = self_path(&*descriptor);
         let follow = AtFlags::SYMLINK_FOLLOW;
         if rustix::fs::linkat(rustix::fs::CWD, source, &*area, &*number, follow).is_ok() {
             self.tree.add_place(&node, ASIDE, known_name(number.as_bytes()));

@@ -57,7 +57,7 @@ impl Cache {
     }
 
     /// A lock, or what somebody made for himself.
-    fn is_temporary(
+    pub(in crate::cache) fn is_temporary(
         &self,
         job: &Job,
         folder: &Arc<Node>,
@@ -90,7 +90,7 @@ impl Cache {
                 return Err(Errno::ENOTDIR);
             }
             let moment = self.readers.tick();
-            let is_empty = self.is_empty_for(&job, &here.node)?;
+            let is_empty = self.is_empty_for(&job, job.reader(), &here.node)?;
             let kept = !is_empty
                 || here.how == Lies::Kept
                 || self.is_kept(job.id, moment, (folder, name), || false);
@@ -240,10 +240,10 @@ impl Cache {
         let new = At { folder: new_folder, directory: to, name: new_name };
         let job = self.readers.job(caller);
         let change = self.names.change_two((folder.id, name), (new_folder.id, new_name));
-        self.publish_own(&change, folder, name, job.id)?;
+        self.publish_own(&change, folder, name, job.id, None)?;
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         if exchange {
-            self.publish_own(&change, new_folder, new_name, job.id)?;
+            self.publish_own(&change, new_folder, new_name, job.id, None)?;
         }
         let source = self.here(folder, from, name, job.reader())?.ok_or(Errno::ENOENT)?;
         let target = self.here(new_folder, to, new_name, job.reader());
@@ -258,7 +258,7 @@ impl Cache {
         }
         renamed?;
         for (folder, name) in [(folder, name), (new_folder, new_name)] {
-            if !folder.versions(name).is_empty() {
+            if !folder.is_plain(name) {
                 self.tell_kernel_later(folder.id, name.as_bytes());
             }
         }
@@ -291,7 +291,7 @@ impl Cache {
                 (false, true) => return Err(Errno::EISDIR),
                 (true, false) => return Err(Errno::ENOTDIR),
                 (true, true) => {
-                    self.is_empty_for(job, &target.node)?;
+                    self.is_empty_for(job, job.reader(), &target.node)?;
                 }
                 (false, false) => {}
             },
@@ -399,7 +399,10 @@ impl Cache {
         };
         if let Some(victim) = &victim
             && kind(&status(victim, b"")?) == Kind::Directory
-            && self.tree.find(key(&status(victim, b"")?)).is_some_and(|node| !node.same_for_all())
+            && self
+                .tree
+                .find(key(&status(victim, b"")?))
+                .is_some_and(|node| node.has_shared_versions())
         {
             return Err(Errno::ENOTEMPTY);
         }
