@@ -220,8 +220,9 @@ fn an_attacker_fills_no_more_than_he_may() {
     assert!((62..=64).contains(&count("writing")), "{counts}");
     assert!((62..=64).contains(&count("writing again")), "{counts}");
     assert_eq!(count("beside what is open without a name"), 0);
-    assert!((190..200).contains(&count("names")), "{counts}");
-    assert!((190..200).contains(&count("names among those of all")), "{counts}");
+    // A little is kept back for what is being written at the moment.
+    assert!((150..200).contains(&count("names")), "{counts}");
+    assert!((150..200).contains(&count("names among those of all")), "{counts}");
     ground.says(second, "head -c 20000000 /dev/zero > all/much; stat -c %s all/much");
     ground.says(TRUSTED, "head -c 20000000 /dev/zero > all/much; stat -c %s all/much");
     assert_eq!(ground.says(0, "ls all"), "much\n");
