@@ -18,6 +18,7 @@ const COMMANDS: &[&str] = &[
     "env",
     "readers",
     "top",
+    "report",
     "prune",
     "clean",
     "umount",
