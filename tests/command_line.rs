@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -343,6 +344,41 @@ fn mount_finds_the_helper() {
         .says("no where: exit code 32");
 }
 
+/// What a mount of this user does not permit.
+#[track_caller]
+fn flags_hold(user: u32) {
+    let home = tempfile::tempdir().unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let store = home.path().join("store");
+    fs::create_dir(&store).unwrap();
+    let mounted = |flags: &str| {
+        let builder = Mount::builder().store(&store).options(["-o", flags]);
+        if user == 0 { builder.mount() } else { builder.user(user).mount() }
+    };
+    let mut mount = mounted("noexec");
+    let program = mount.path().join("program");
+    Run::new("cp").arg(common::needs("true")).arg(&program).user(user).succeeds();
+    let run = Run::new("sh").args(["-c", "\"$0\""]).arg(&program).user(user);
+    run.exits_with(126).says("Permission denied");
+    mount.unmount();
+
+    // The last word counts.
+    let mount = mounted("noexec,exec,ro");
+    let program = mount.path().join("program");
+    Run::new(&program).user(user).succeeds();
+    let run = Run::new("sh").args(["-c", "echo a > \"$0/new\""]).arg(mount.path()).user(user);
+    run.exits_with(2).says("Read-only file system");
+    Run::new("rm").arg("-f").arg(&program).user(user).exits_with(1).says("Read-only file system");
+}
+
+#[test]
+fn the_kernel_holds_to_the_flags_of_a_mount() {
+    needs_root();
+    flags_hold(0);
+    // By fusermount3, as `nobody`.
+    flags_hold(65534);
+}
+
 #[test]
 fn the_helper_takes_what_mount_may_say() {
     needs_root();
@@ -359,7 +395,6 @@ fn the_helper_takes_what_mount_may_say() {
     // Only looks, and so does no harm where it is wrong.
     code(&["-f", "-n", "-s", "-v", "-o", "rw,threads=2", "-t", "cachefs"], 0, "");
     code(&["-f", "-o", "thread=2"], 1, "unknown option in `-o thread=2`");
-    code(&["-o", "ro"], 1, "not in this version");
     code(&["-o", "dev"], 1, "no device nodes");
     code(&["-o", "foreground"], 1, "would wait for the end");
     code(&["-N", "/proc/1/ns/mnt"], 1, "nsenter");

@@ -5,9 +5,8 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
-use common::{Run, binary, needs, needs_root};
+use common::{Run, binary, needs, needs_root, on_a_machine_of_its_own, tools_directory};
 
 /// In the order in which their examples are run: one after the other, on one machine. The examples of `mount`
 /// come first, and those of `umount` last.
@@ -18,6 +17,7 @@ const COMMANDS: &[&str] = &[
     "env",
     "readers",
     "top",
+    "report",
     "prune",
     "clean",
     "umount",
@@ -48,31 +48,6 @@ fn listed() -> Vec<String> {
     // What a long description is wrapped to begins further to the right.
     let first = lines.filter(|line| !line.starts_with("   "));
     first.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
-}
-
-/// Runs scripts as root of a machine of their own, as far as its mounts and processes go: with an empty `/mnt`,
-/// `/etc`, `/var` and `/usr/local`, and no cachefs mount of anybody else's. Nothing of it outlives it.
-fn on_a_machine_of_its_own(home: &Path, script: &str) -> Run {
-    let prepare = r#"
-        sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .* - fuse\.cachefs .*/\1/p' /proc/self/mountinfo |
-            while read -r other; do umount --lazy "$other"; done
-        mkdir "$1/bin"; cp "$0" "$1/bin/cachefs"
-        for place in mnt etc var usr/local; do
-            mkdir -p "$1/$place"
-            [ $place != etc ] || cp /etc/manpath.config "$1/etc"
-            mount --bind "$1/$place" "/$place"
-        done
-        mkdir -p /var/lib /var/log /etc/bash_completion.d
-        PATH=$1/bin:/usr/bin:/bin HOME=$1
-        eval "$2"
-    "#;
-    Run::new("unshare")
-        .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"])
-        .args(["--mount-proc", "bash", "-eo", "pipefail", "-c", prepare])
-        .arg(binary())
-        .arg(home)
-        .arg(script)
-        .timeout(Duration::from_secs(120))
 }
 
 #[test]
@@ -107,6 +82,78 @@ fn every_example_works() {
 
 fn shell_word(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Blocks of a document that are laid out as they are, with the numbers of their first lines.
+fn blocks(document: &str) -> Vec<(usize, Vec<String>)> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
+    let mut blocks: Vec<(usize, Vec<String>)> = Vec::new();
+    let mut in_block = false;
+    for (number, line) in text.lines().enumerate() {
+        match line.strip_prefix("    ") {
+            Some(line) if in_block => blocks.last_mut().unwrap().1.push(line.to_owned()),
+            Some(line) => blocks.push((number + 1, vec![line.to_owned()])),
+            None => {}
+        }
+        in_block = line.starts_with("    ");
+    }
+    blocks
+}
+
+/// How blocks begin that are not for a shell, or are shown elsewhere.
+const NOT_RUN: &[(&str, &str)] = &[
+    ("error: ", "what uv says"),
+    ("ruff failed", "what ruff says"),
+    ("/var/lib/cachefs  /mnt/cache", "a line of /etc/fstab, which tests/packages mounts"),
+    ("cargo install", "builds this program"),
+    ("git config", "tests/git_in_caches.rs"),
+    ("tests/run", "runs this test"),
+];
+
+#[test]
+fn every_block_of_the_readme_works() {
+    needs_root();
+    let home = tempfile::tempdir().unwrap();
+    let project = "[project]\nname = \"sample\"\nversion = \"1.0\"\nrequires-python = \">=3.11\"\n";
+    fs::write(home.path().join("pyproject.toml"), project).unwrap();
+    let mut script = "umount_all() { while cachefs umount 2>/dev/null; do :; done; }\n".to_owned();
+    let (mut run, mut not_run) = (0, 0);
+    for document in ["README.md", "packaging/recipes/README.md"] {
+        for (number, lines) in blocks(document) {
+            if NOT_RUN.iter().any(|(begin, _)| lines[0].starts_with(begin)) {
+                not_run += 1;
+                continue;
+            }
+            run += 1;
+            let mounts = lines.iter().any(|line| line.starts_with("cachefs mount "));
+            let own = mounts || lines[0].starts_with("cachefs run");
+            script += "umount_all\n";
+            if !own {
+                script += "cachefs mount /var/lib/cachefs /mnt/cache\n";
+            }
+            script += &format!("echo '+ {document}, line {number}'\n");
+            // With the next line, where one goes on there.
+            let whole = lines.join("\n").replace("\\\n", " ");
+            for line in whole.lines() {
+                script += &match line {
+                    "cachefs top" => {
+                        format!("printf q | script -qec {} /dev/null\n", shell_word(line))
+                    }
+                    // tests/recipes.rs does that.
+                    docker if docker.starts_with("docker run ") => {
+                        "mkdir -p \"$(findmnt -nt fuse.cachefs -o TARGET)/uv\"\n".into()
+                    }
+                    _ => format!("{line}\n"),
+                };
+            }
+        }
+    }
+    script += "umount_all; grep '</html>' report.html; test -d .venv; ls -A .cache/cachefs";
+    let tools = fs::canonicalize(tools_directory()).unwrap();
+    let script =
+        format!("PATH=$PATH:{}/bin UV_OFFLINE=1; export UV_OFFLINE\n{script}", tools.display());
+    on_a_machine_of_its_own(home.path(), &script).succeeds().says("openat2").says("</html>");
+    assert!(run >= 9 && not_run >= NOT_RUN.len(), "{run} blocks run, {not_run} not");
 }
 
 #[test]

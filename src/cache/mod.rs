@@ -8,6 +8,7 @@ mod descriptors;
 mod drafts;
 mod files;
 mod handles;
+mod history;
 mod ledger;
 mod listing;
 mod lookup;
@@ -53,6 +54,8 @@ use self::additions::Additions;
 use self::descriptors::Descriptors;
 use self::drafts::Draft;
 use self::handles::Handles;
+use self::history::History;
+pub use self::history::Minute;
 pub use self::ledger::{RestoreError, Snapshot};
 use self::lookup::Steps;
 use self::name_locks::NameLocks;
@@ -62,7 +65,7 @@ use self::own::Own;
 pub use self::own::{Limit, Quotas, Usage};
 use self::pruning::Pruner;
 pub use self::pruning::{
-    Known, Limits, PruneError, PruneOptions, PruneRequest, Pruned, PrunedUnit,
+    Inventory, Known, Limits, Listed, PruneError, PruneOptions, PruneRequest, Pruned, PrunedUnit,
 };
 use self::references::Products;
 use self::retire::Retired;
@@ -127,6 +130,7 @@ pub struct Cache {
     moves: RwLock<()>,
     numbers: Numbers,
     ushering: Ushering,
+    history: History,
 }
 
 /// How a cache is doing.
@@ -196,6 +200,7 @@ impl Cache {
             moves: RwLock::new(()),
             numbers: Numbers::new(),
             ushering: Ushering::default(),
+            history: History::default(),
         })
     }
 

@@ -182,6 +182,8 @@ fn start(
         // The kernel can't pass on what is written to a file that is read, and which can't be written.
         passthrough: !settings.no_passthrough && store.read_only().is_none(),
         stacked_store: store.is_stacked(),
+        read_only: settings.ro,
+        no_exec: settings.noexec,
     };
     let unmounter = outside
         .clone()

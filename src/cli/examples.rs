@@ -36,6 +36,11 @@ Examples:
 
 Without --once: until `q`.";
 
+pub(super) const REPORT: &str = "\
+Examples:
+    cachefs report /var/lib/report.html
+    cachefs report cache.html /mnt/cache";
+
 pub(super) const CLEAN: &str = "\
 Examples:
     cachefs clean /mnt/cache/uv

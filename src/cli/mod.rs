@@ -13,6 +13,7 @@ mod options;
 mod places;
 mod prune;
 mod readers;
+mod report;
 mod run;
 mod service;
 mod show;
@@ -21,6 +22,7 @@ mod told;
 mod top;
 mod r#try;
 mod umount;
+mod units;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -57,6 +59,9 @@ enum Command {
     /// Watch a mount as it is used
     #[command(after_help = examples::TOP)]
     Top(top::Args),
+    /// Write a page that shows what fills a cache, how old it is, who uses it, and what a prune would take
+    #[command(after_help = examples::REPORT)]
+    Report(report::Args),
     /// Remove everything, or some paths, in one step; jobs that run go on seeing it
     #[command(after_help = examples::CLEAN)]
     Clean(clean::Args),
@@ -116,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => quietly(|| status::run(&args)),
         Command::Readers(args) => quietly(|| readers::run(&args)),
         Command::Top(args) => quietly(|| top::run(&args)),
+        Command::Report(args) => quietly(|| report::run(&args)),
         Command::Clean(args) => quietly(|| clean::run(&args)),
         Command::Prune(args) => quietly(|| prune::run(&args)),
         Command::Check(args) => quietly(|| check::run(&args)),

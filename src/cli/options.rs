@@ -146,6 +146,14 @@ pub(super) struct Settings {
     /// Let the daemon keep all rights it was started with: to find out whether they are what is missing
     #[arg(long, hide = true)]
     pub no_containment: bool,
+
+    /// `-o ro`: nobody changes anything through the mount.
+    #[arg(skip)]
+    pub ro: bool,
+
+    /// `-o noexec`: nobody runs a program from it.
+    #[arg(skip)]
+    pub noexec: bool,
 }
 
 /// SEMANTICS 5.
@@ -294,8 +302,8 @@ pub(super) fn grouping_name(grouping: Grouping) -> &'static str {
 
 /// Options of `mount(8)` that say nothing to a daemon, or what it does anyway.
 const GENERIC: &[&str] = &[
-    "_netdev", "async", "auto", "defaults", "exec", "group", "noauto", "nodev", "nofail", "nosuid",
-    "nouser", "owner", "rw", "user", "users",
+    "_netdev", "async", "auto", "defaults", "group", "noauto", "nodev", "nofail", "nosuid",
+    "nouser", "owner", "user", "users",
 ];
 
 impl Settings {
@@ -378,13 +386,9 @@ impl Settings {
             ("comment", _) => {}
             (name, _) if name.starts_with("x-") => {}
             ("sync" | "noatime" | "nodiratime" | "relatime" | "norelatime" | "lazytime", None) => {}
-            ("ro", _) => {
-                return Err(
-                    "`-o ro` is not in this version; `read-only-store` leaves the store as it is"
-                        .into(),
-                );
-            }
-            ("noexec", _) => return Err("`-o noexec` is not in this version".into()),
+            // The last one counts, as in mount(8).
+            ("ro" | "rw", None) => self.ro = name == "ro",
+            ("noexec" | "exec", None) => self.noexec = name == "noexec",
             ("dev" | "suid", _) => {
                 return Err(format!(
                     "`-o {name}` is refused: a cache has no device nodes and no set-id files"
@@ -423,6 +427,8 @@ impl Settings {
             foreground: self.foreground || other.foreground,
             no_passthrough: self.no_passthrough || other.no_passthrough,
             no_containment: self.no_containment || other.no_containment,
+            ro: self.ro || other.ro,
+            noexec: self.noexec || other.noexec,
         }
     }
 }
@@ -498,7 +504,7 @@ mod tests {
         let all = parse(
             "rw,access=posix,retain-for=2h,grace=0s,reader=cgroup,idle=3m,threads=3,log=/l,log-format=json,noatime,foreground,\
              max-size=20G,max-age=30d,min-free=10%,prune-every=5m,layout=generic:2,metrics=[::1]:9464,\
-             read-only-store,spill=/s,on-write-error=absorb,no-passthrough,no-containment,\
+             read-only-store,spill=/s,on-write-error=absorb,no-passthrough,no-containment,ro,noexec,\
              x-systemd.a=b,user,_netdev",
         );
         let expected = Settings {
@@ -526,8 +532,12 @@ mod tests {
             foreground: true,
             no_passthrough: true,
             no_containment: true,
+            ro: true,
+            noexec: true,
         };
         assert_eq!(all, Ok(expected));
+        let last = parse("ro,noexec,rw,exec").unwrap();
+        assert!(!last.ro && !last.noexec);
         assert_eq!(parse("owner=1:2").unwrap().owner, Some(Owner { uid: 1, gid: 2 }));
         let scoped =
             parse("access=scoped,trust=root:1001,quota=1002=2G:10,quota-default=1MiB").unwrap();
@@ -573,10 +583,9 @@ mod tests {
             ("reader=user", "`tree` or `cgroup`"),
             ("reader", "needs a value"),
             ("threads=0", "from 1 up"),
-            ("ro", "not in this version"),
+            ("ro=1", "unknown"),
             ("suid", "refused"),
             ("foreground=yes", "unknown"),
-            ("noexec", "not in this version"),
             ("nonsense", "unknown"),
             ("log-format=xml", "`text` or `json`"),
             ("owner=1:1,access=posix", "each file has its own"),

@@ -67,15 +67,16 @@ fn row(reader: &Value) -> [String; 7] {
         number("open_files").to_string(),
         show::bytes(number("retired_bytes")),
         short_cgroup(&text("cgroup")),
-        cut(command, LONGEST_COMMAND),
+        cut(command),
     ]
 }
 
 /// No more of a command is shown, in characters.
 const LONGEST_COMMAND: usize = 80;
 
-fn cut(text: String, length: usize) -> String {
-    match text.char_indices().nth(length) {
+/// A command, no longer than is shown of it.
+pub(super) fn cut(text: String) -> String {
+    match text.char_indices().nth(LONGEST_COMMAND) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,
     }
@@ -128,7 +129,8 @@ mod tests {
 
     #[test]
     fn long_commands_are_cut_between_characters() {
-        assert_eq!(cut("ääää".into(), 2), "ää...");
-        assert_eq!(cut("ab".into(), 2), "ab");
+        let longest = "ä".repeat(LONGEST_COMMAND);
+        assert_eq!(cut(format!("{longest}ä")), format!("{longest}..."));
+        assert_eq!(cut(longest.clone()), longest);
     }
 }

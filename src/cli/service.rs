@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::options::AccessMode;
-use super::{prune, told};
+use super::{prune, told, units};
 use crate::cache::{Cache, CleanError, Holding, Keep, Limits, PruneOptions, PruneRequest};
 use crate::control::PruneWords;
 use crate::control::server::Service;
@@ -70,6 +70,11 @@ impl Service for Running {
     fn readers(&self) -> Value {
         let readers: Vec<Value> = self.cache.readers().iter().map(describe).collect();
         json!({"mountpoint": self.mountpoint.to_string_lossy(), "readers": readers})
+    }
+
+    fn units(&self) -> Result<Value, String> {
+        let inventory = self.cache.inventory().map_err(|error| error.to_string())?;
+        Ok(units::answer(&inventory, &self.cache.history(), &self.mountpoint))
     }
 
     fn clean(&self, paths: &[PathBuf], by: u32) -> Result<Value, String> {

@@ -8,11 +8,19 @@
 //! {"version":1,"command":"readers"}               {"version":1,"ok":{...}}
 //! {"version":1,"command":"clean","paths":["uv"]}  {"version":1,"ok":{"removed":7,"seen_by":1}}
 //! {"version":1,"command":"prune","max_size":"20G"}  {"version":1,"ok":{"units":[...],"freed_now":4096,...}}
+//! {"version":1,"command":"units"}                 {"version":1,"ok":{"units":[...],"held":{...},...}}
 //! {"version":1,"command":"unmount","lazy":true}   {"version":1,"error":"what, why, what to do"}
 //! ```
 //!
 //! Who may open the socket may ask for `status` and `readers`; what changes anything is for root and
-//! the daemon's own user (SEMANTICS 5.6).
+//! the daemon's own user (SEMANTICS 5.6), and so is `units`, which tells the names of what users have cached.
+//!
+//! `units` answers with all that the store holds, by unit, in the order in which `prune` would choose them:
+//! each with its `tool`, `name`, `path` (where it is not UTF-8, with replacement characters), `bytes`, `files`,
+//! `last_used`, `age` (seconds since then), `in_use`, and `frees`: what becomes free when its turn has come, null
+//! if it can't go now. `along` says that it goes with the one before it in the list. Of more than
+//! [`MOST_UNITS`] units the smallest are only counted, by tool, in `others`. `history` has the `hits` and `misses`
+//! of the last day, by minute.
 
 pub mod client;
 pub mod paths;
@@ -37,6 +45,9 @@ pub const SOCKET: &str = "control.sock";
 /// No line may be longer, in bytes.
 pub const LONGEST_LINE: usize = 64 * 1024;
 
+/// No more units are told one by one.
+pub const MOST_UNITS: usize = 100_000;
+
 /// What can be asked of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -45,6 +56,8 @@ pub enum Command {
     Status,
     /// Who uses the mount, and what is kept for them.
     Readers,
+    /// What the store holds, by unit.
+    Units,
     /// To take names out of the live view, all in one step.
     Clean {
         /// Relative to the mount; all of it if there are none.
@@ -81,8 +94,8 @@ pub struct PruneWords {
 }
 
 impl Command {
-    /// Whether it only asks.
-    pub fn only_reads(&self) -> bool {
+    /// Whether everyone may ask it, who may use the mount.
+    pub fn is_for_everyone(&self) -> bool {
         matches!(self, Command::Status | Command::Readers)
     }
 
@@ -139,6 +152,7 @@ mod tests {
         for command in [
             Command::Status,
             Command::Readers,
+            Command::Units,
             Command::Clean { paths: vec![] },
             Command::Clean { paths: vec!["uv/wheels".into(), odd] },
             Command::Prune(PruneWords::default()),

@@ -38,6 +38,8 @@ pub trait Service: Send + Sync + 'static {
     fn status(&self) -> Value;
     /// The `ok` part of a `readers` answer.
     fn readers(&self) -> Value;
+    /// The `ok` part of a `units` answer, or what, why and what to do.
+    fn units(&self) -> Result<Value, String>;
     /// Removes `paths`, or everything if there are none, for the process `by`: the `ok` part of the answer, or what, why and
     /// what to do.
     fn clean(&self, paths: &[PathBuf], by: u32) -> Result<Value, String>;
@@ -173,7 +175,7 @@ impl Server {
         let process = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
         let peer = peer.uid();
         let owner = rustix::process::geteuid().as_raw();
-        if !command.only_reads() && peer != 0 && peer != owner {
+        if !command.is_for_everyone() && peer != 0 && peer != owner {
             return Err(format!("not permitted for user {peer}; run as root or as user {owner}"));
         }
         let Ok(_working) = self.working.acquire().await else {
@@ -183,6 +185,7 @@ impl Server {
         let work = tokio::task::spawn_blocking(move || match command {
             Command::Status => Ok(service.status()),
             Command::Readers => Ok(service.readers()),
+            Command::Units => service.units(),
             Command::Clean { paths } => service.clean(&paths, process),
             Command::Prune(words) => service.prune(words, process),
             Command::Unmount { lazy } => service.unmount(lazy).map(|()| json!({})),
@@ -211,6 +214,9 @@ mod tests {
         }
         fn readers(&self) -> Value {
             json!({})
+        }
+        fn units(&self) -> Result<Value, String> {
+            Ok(json!({}))
         }
         fn clean(&self, _paths: &[PathBuf], _by: u32) -> Result<Value, String> {
             Ok(json!({}))

@@ -37,12 +37,14 @@
 mod directory;
 mod gather;
 pub mod layout;
+mod order;
 mod plan;
 mod policy;
 pub mod size;
 mod unit;
 mod walk;
 
+pub use self::order::{Turn, order};
 pub use self::plan::{Chosen, Plan, Why, plan};
 pub use self::policy::{Now, Only, Policy};
 pub use self::unit::{Amount, Shared, Unit, Units};

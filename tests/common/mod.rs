@@ -17,12 +17,14 @@
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of what they share")]
 
 mod index;
+mod machine;
 mod mount;
 mod run;
 mod tools;
 mod tree;
 
 pub(crate) use index::{Index, wheelhouse};
+pub(crate) use machine::on_a_machine_of_its_own;
 pub(crate) use mount::{Mount, MountBuilder};
 pub(crate) use run::{FORGET_OTHERS, Finished, Run, ends_with_its_starter};
 pub(crate) use tools::{binary, needs, needs_root, tool, tools_directory};

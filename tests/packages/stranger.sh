@@ -50,6 +50,24 @@ for target in a b c; do
     test -e /tmp/targets/$target/requests/api.py
 done
 
+step "prune, while somebody is at work, and look at what is left"
+container 1000 'exec 3</shared/cache/uv/CACHEDIR.TAG; touch /tmp/begun; until [ -e /tmp/pruned ]; do sleep 0.05; done
+    find /shared/cache/uv -name api.py -path "*requests*" | grep .' &
+at_work=$!
+until [ -e /tmp/begun ]; do sleep 0.05; done
+cachefs prune --tool uv --dry-run | tee /tmp/would
+cachefs prune --tool uv | tee /tmp/done
+grep "Would prune" /tmp/would
+grep "Pruned .*when these have ended" /tmp/done
+touch /tmp/pruned
+wait $at_work
+container 1000 "$install /tmp/targets/p requests" 2>&1 | tee /tmp/fourth
+grep Prepared /tmp/fourth
+cachefs report /tmp/report.html
+test "$(stat -c %a /tmp/report.html)" = 600
+grep '<title>/srv/cachefs/cache - cachefs report</title>' /tmp/report.html
+grep '"name":"requests ' /tmp/report.html >/dev/null
+
 step "upgrade while it is mounted and somebody is at work"
 container 1000 'exec 3</shared/cache/uv/CACHEDIR.TAG; until [ -e /tmp/upgraded ]; do sleep 0.05; done; cat <&3 >/tmp/targets/read' &
 at_work=$!

@@ -48,6 +48,10 @@ pub struct Options {
     pub passthrough: bool,
     /// What is read lies on a filesystem that is itself stacked on another (overlayfs).
     pub stacked_store: bool,
+    /// Let the kernel refuse all changes (`ro`): EROFS.
+    pub read_only: bool,
+    /// Let the kernel run no program from it (`noexec`).
+    pub no_exec: bool,
 }
 
 /// Why a mount could not be made.

@@ -165,7 +165,9 @@ fn mount_directly(mountpoint: &Path, options: &Options) -> io::Result<OwnedFd> {
         rustix::process::getegid().as_raw(),
         if options.check_permissions { ",default_permissions" } else { "" },
     );
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::RDONLY, options.read_only);
+    flags.set(MountFlags::NOEXEC, options.no_exec);
     let data = CString::new(data).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // `mount(2)` says ENODEV when the kernel has no FUSE, and never ENOENT for a mountpoint that was
     // just looked at.
@@ -197,8 +199,14 @@ fn mount_by_helper(mountpoint: &Path, options: &Options, everyone: bool) -> io::
     rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
     let mut wanted = OsString::from("nosuid,nodev,subtype=cachefs,fsname=");
     wanted.push(escape(&options.source));
-    if options.check_permissions {
-        wanted.push(",default_permissions");
+    for (asked, word) in [
+        (options.check_permissions, ",default_permissions"),
+        (options.read_only, ",ro"),
+        (options.no_exec, ",noexec"),
+    ] {
+        if asked {
+            wanted.push(word);
+        }
     }
     if everyone {
         wanted.push(",allow_other");

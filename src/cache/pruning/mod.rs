@@ -1,11 +1,13 @@
 //! Pruning the store while it is in use (SEMANTICS 6): by hand, by limits, and when it is full.
 //!
 //! * `look`: which units there are, and how recently they were used.
+//! * `list`: all units, in the order in which they would go.
 //! * `apply`: what was chosen leaves the live view, as one change.
 //! * `recency`: what the mount has seen being used.
 //! * `pruner`: what goes on in the background.
 
 mod apply;
+mod list;
 mod look;
 mod pruner;
 mod recency;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+pub use self::list::{Inventory, Listed};
 pub use self::look::Known;
 pub(super) use self::pruner::Pruner;
 use super::Cache;

@@ -21,6 +21,9 @@ const BATCH: Duration = Duration::from_millis(50);
 /// Where tools' caches lie is looked for again after this time, if somebody uses what is in none.
 const LAYOUTS: Duration = Duration::from_secs(30);
 
+/// What was asked is taken down each time that so much has passed.
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// No more than one part in so many of the time is spent on keeping the limits when much is written.
 const REST: u32 = 4;
 
@@ -89,6 +92,7 @@ struct Due {
     limits: Option<Instant>,
     write: Instant,
     layouts: Instant,
+    minute: Instant,
     /// Not before then, however much is written.
     rested: Instant,
 }
@@ -104,9 +108,11 @@ impl Cache {
             let now = Instant::now();
             // At once: the limits may be new.
             let limits = every.map(|_| now);
-            let mut due = Due { limits, write: now + WRITTEN, layouts: now, rested: now };
+            let (write, minute) = (now + WRITTEN, now + MINUTE);
+            let mut due = Due { limits, write, layouts: now, minute, rested: now };
             loop {
-                let next = due.limits.map_or(due.write, |limits| limits.min(due.write));
+                let next = due.minute.min(due.write);
+                let next = due.limits.map_or(next, |limits| limits.min(next));
                 if !wait(&woken, next) {
                     return;
                 }
@@ -119,11 +125,15 @@ impl Cache {
 
     fn work(&self, due: &mut Due) {
         let now = Instant::now();
-        if now >= due.layouts {
+        if now >= due.layouts && self.pruner.recency.is_waiting() {
             due.layouts = now + LAYOUTS;
             if let Err(error) = self.find_layouts() {
                 tracing::warn!("can't look which caches are in the store: {error}");
             }
+        }
+        if now >= due.minute {
+            due.minute = now + MINUTE;
+            self.take_down();
         }
         self.settle_uses();
         if now >= due.write {

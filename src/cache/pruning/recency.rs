@@ -106,6 +106,11 @@ impl Recency {
         self.number.load(Ordering::Acquire)
     }
 
+    /// Whether somebody has used something, and it is not known yet what.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+
     pub(super) fn all(&self) -> Uses {
         let uses = self.uses.lock();
         uses.iter().map(|(mark, used)| (mark.clone(), used.clone())).collect()

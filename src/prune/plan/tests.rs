@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
+use super::super::order::order;
 use super::super::policy::Only;
 use super::super::unit::{Shared, Unit};
 use smallvec::smallvec;
@@ -389,5 +390,26 @@ proptest! {
         }
         let order: Vec<_> = made.chosen.iter().filter(|c| led(c)).map(|c| uses[c.unit]).collect();
         prop_assert!(order.is_sorted(), "{:?}", order);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn a_plan_for_a_size_is_the_beginning_of_the_order(units in any_units(), most in 0..200u64) {
+        let now = now(None);
+        let planned = plan(&units, &sizes(most), &now);
+        let total = units.total().bytes;
+        let (mut gone, mut freed) = (Vec::new(), Amount::default());
+        for turn in order(&units, &now) {
+            if !turn.along && freed.bytes >= total.saturating_sub(most) {
+                break;
+            }
+            gone.push(turn.unit);
+            freed += turn.frees;
+        }
+        prop_assert_eq!(gone, numbers(&planned));
+        prop_assert_eq!(freed, planned.frees);
     }
 }
