@@ -116,7 +116,8 @@ fn every_block_of_the_readme_works() {
     let home = tempfile::tempdir().unwrap();
     let project = "[project]\nname = \"sample\"\nversion = \"1.0\"\nrequires-python = \">=3.11\"\n";
     fs::write(home.path().join("pyproject.toml"), project).unwrap();
-    let mut script = "umount_all() { while cachefs umount 2>/dev/null; do :; done; }\n".to_owned();
+    let mut script =
+        "useradd ci\numount_all() { while cachefs umount 2>/dev/null; do :; done; }\n".to_owned();
     let (mut run, mut not_run) = (0, 0);
     for document in ["README.md", "packaging/recipes/README.md"] {
         for (number, lines) in blocks(document) {
