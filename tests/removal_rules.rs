@@ -44,6 +44,40 @@ fn who_begins_in_the_middle_of_a_removal_sees_all_of_it_until_it_ends() {
     ground.reclaimed();
 }
 
+/// `fts` closes what it has listed before it is done there, and goes back by "..".
+#[test]
+fn a_removal_goes_on_between_two_directories() {
+    let ground = Ground::new();
+    ground
+        .shell("mkdir -p cache/one cache/two; printf 1 >cache/one/file; printf 2 >cache/two/file");
+    let witness = ground.older();
+    let mut remover = ground.agent();
+    begins_to_remove(&mut remover, "/cache");
+    remover.does("open", ["one", "/cache/one", "directory"]);
+    assert_eq!(remover.list("@one"), ["file"]);
+    remover.does("close", ["d"]);
+    remover.does("unlink", ["@one/file"]);
+    remover.does("open", ["up", "@one/..", "directory"]);
+    remover.does("close", ["one"]);
+    remover.does("rmdir", ["@up/one"]);
+    let mut middle = ground.agent();
+    assert_eq!(middle.read("/cache/one/file"), "1", "half a cache");
+    assert_eq!(middle.read("/cache/two/file"), "2");
+    remover.does("open", ["two", "@up/two", "directory"]);
+    assert_eq!(remover.list("@two"), ["file"]);
+    remover.does("close", ["up"]);
+    remover.does("unlink", ["@two/file"]);
+    remover.does("close", ["two"]);
+    remover.does("rmdir", ["/cache/two"]);
+    remover.does("rmdir", ["/cache"]);
+    assert_eq!(middle.list("/cache"), ["one", "two"]);
+    ground.agent().refused(libc::ENOENT, "status", ["/cache"]);
+    for agent in [witness, middle, remover] {
+        agent.end();
+    }
+    ground.reclaimed();
+}
+
 #[test]
 fn who_begins_between_two_removals_sees_the_first() {
     let ground = Ground::new();

@@ -207,10 +207,12 @@ impl Cache {
             job.note_listed(versioned.id.0, self.readers.tick());
         }
         let cached = same && !gets_back;
-        if cached {
+        // Between two directories he still removes the same tree.
+        let counts = cached || gets_back && job.lists_any();
+        if counts {
             job.begins_to_list(versioned.id.0);
         }
-        let open = Open::Directory(Mutex::new(Listing { stream: None, counts: cached }));
+        let open = Open::Directory(Mutex::new(Listing { stream: None, counts }));
         Ok((self.handles.insert(Handle { node: id, job, process: 0, user, open }), cached))
     }
 

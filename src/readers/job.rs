@@ -83,12 +83,14 @@ impl Job {
         self.listed.lock().peek(&node).copied()
     }
 
-    /// It has opened a directory, and lists it.
+    /// It has opened a directory, and lists it; once more, if it does already.
     pub fn begins_to_list(&self, node: u64) {
-        let mut listing = self.listing.lock();
-        if !listing.contains(&node) {
-            listing.push(node);
-        }
+        self.listing.lock().push(node);
+    }
+
+    /// Whether it has any directory open and lists it.
+    pub fn lists_any(&self) -> bool {
+        !self.listing.lock().is_empty()
     }
 
     /// It closes a directory, and lists it no more, although it may have it open otherwise; whether it
