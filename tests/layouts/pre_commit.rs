@@ -58,10 +58,11 @@ impl Hooks {
 fn pre_commit_gets_along() {
     let hooks = Hooks::new();
     hooks.run().succeeds().says("one ran").says("two ran");
-    fs::write(hooks.scene.cache.join("pre-commit/patch1700000000-1"), "somebody's work").unwrap();
-    let left = hooks.scene.cache.join("pre-commit/repoabcdefgh");
-    fs::create_dir(&left).unwrap();
-    fs::write(left.join("half"), "cloned").unwrap();
+    // Not by the test itself: all that it runs would be one job with it.
+    let script =
+        "printf work >patch1700000000-1; mkdir repoabcdefgh; printf cloned >repoabcdefgh/half";
+    let at = hooks.scene.cache.join("pre-commit");
+    hooks.scene.run("sh").args(["-ec", script]).directory(at).succeeds();
     let units = proved(&hooks.scene.cache, &kept);
     // The database with both environments, and the one that broke off.
     let mut parts: Vec<_> = units.units.iter().map(|unit| unit.paths.len()).collect();

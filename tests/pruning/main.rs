@@ -14,8 +14,12 @@ mod compilers;
 mod conformance;
 #[path = "../layouts/go.rs"]
 mod go;
+#[path = "../layouts/hub.rs"]
+mod hub;
 #[path = "../layouts/npm.rs"]
 mod npm;
+#[path = "../layouts/pre_commit.rs"]
+mod pre_commit;
 #[path = "../layouts/proof.rs"]
 #[allow(dead_code, reason = "the tests of a plain directory use more of it")]
 mod proof;
