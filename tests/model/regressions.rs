@@ -94,6 +94,10 @@ regressions! {
         Job(0, Open("b", Create)), Job(1, Open("b", Shared)), Job(0, Mkdir("a")),
         Job(0, Rename("b", "a/a")),
     ]
+    // 3.6: nor does what has come and gone since.
+    agrees regression_what_another_adds_and_a_third_removes_does_not_count [
+        Job(0, Mkdir("a")), Job(0, List("a")), Job(2, Mkdir("a/b")), Job(1, Rmdir("a/b")), Job(0, Rmdir("a")),
+    ]
     // 3.6: what the caller made itself counts.
     agrees regression_what_another_opened_is_not_added_by_him [
         Job(0, Mkdir("a")), Job(1, List("a")), Job(1, Open("a/a", Create)),

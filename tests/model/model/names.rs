@@ -28,19 +28,22 @@ impl Model {
         let version = self.view_of(at, job).ok_or(libc::ENOENT)?.clone();
         let names = self.names(version.node).map_err(|_| libc::ENOTDIR)?.clone();
         let listed = self.listed.get(&(job, version.node));
-        let is_news = |version: &Version| {
-            if matches!(version.stage, Stage::Retired(..)) {
-                return false;
-            }
+        // Also what has come and gone since; but of a name only what was given it last is known.
+        let is_news = |versions: &Vec<Version>, version: &Version| {
             let (when, who) = version.added;
-            who != job && listed.is_some_and(|at| *at < when)
+            let is_last = versions.iter().all(|other| other.added.0 <= when);
+            let is_known = is_last || !matches!(version.stage, Stage::Retired(..));
+            is_known && who != job && listed.is_some_and(|at| *at < when)
         };
         let is_there = |version: &&Version| match &version.stage {
             Stage::Staged(by) => *by == job,
             Stage::Live => true,
             Stage::Retired(_, readers) => readers.contains(&job),
         };
-        if names.values().flatten().filter(is_there).any(|version| !is_news(version)) {
+        let is_old = |versions: &Vec<Version>| {
+            versions.iter().filter(is_there).any(|version| !is_news(versions, version))
+        };
+        if names.values().any(is_old) {
             return Err(libc::ENOTEMPTY);
         }
         let of_no_use = names.is_empty() && version.maker == Some(job);
