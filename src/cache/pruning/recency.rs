@@ -286,7 +286,9 @@ impl Cache {
 
     /// Writes in the store all that is known of uses. To be called at the end.
     pub fn keep_recency(&self) {
-        if self.pruner.layouts().is_empty()
+        // Who has used nothing has nothing kept, and so nothing is looked for.
+        if self.pruner.recency.is_waiting()
+            && self.pruner.layouts().is_empty()
             && let Err(error) = self.find_layouts()
         {
             tracing::warn!("can't look which caches are in the store: {error}");
