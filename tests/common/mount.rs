@@ -542,21 +542,21 @@ fn end(child: &Mutex<Option<Child>>, pid: u32) {
 fn abort(connection: u32) {
     let control = Path::new("/sys/fs/fuse/connections");
     let switch = control.join(connection.to_string()).join("abort");
-    if !switch.exists() {
-        // Machines without systemd don't have it mounted. Where it can't be, the daemon's end has to do.
-        // SAFETY: all are C strings, and fusectl takes no data.
-        unsafe {
-            libc::mount(
-                c"none".as_ptr(),
-                c"/sys/fs/fuse/connections".as_ptr(),
-                c"fusectl".as_ptr(),
-                0,
-                std::ptr::null(),
-            );
-        }
+    if fs::write(&switch, "1").is_ok() {
+        return;
     }
-    // An error says that the connection has gone already.
-    let _ = fs::write(switch, "1");
+    // The connection has gone already, or there is no control: machines without systemd don't have it mounted.
+    // Where it can't be, the daemon's end has to do.
+    let place = c"/sys/fs/fuse/connections";
+    // SAFETY: all are C strings, and fusectl takes no data.
+    let mounted = unsafe {
+        libc::mount(c"none".as_ptr(), place.as_ptr(), c"fusectl".as_ptr(), 0, std::ptr::null())
+    };
+    if mounted == 0 {
+        let _ = fs::write(switch, "1");
+        // SAFETY: a C string.
+        unsafe { libc::umount2(place.as_ptr(), libc::MNT_DETACH) };
+    }
 }
 
 /// Detaches whatever FUSE mounts are at a path, busy or not.
