@@ -13,12 +13,13 @@
 //! Numbers are never used twice. A number belongs to a file of the store as long as that exists,
 //! also while the operating system has forgotten it, so that `st_ino` is stable.
 
-use std::collections::HashMap;
+mod node;
+
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
 use dashmap::DashMap;
@@ -27,7 +28,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::view::Version;
+pub(super) use self::node::{Counted, Face, FileKey, Kept, KeptList, Node, Place};
 
 /// The node of the folder of versions that are being written.
 pub(super) const STAGED: NodeId = NodeId(u64::MAX - 1);
@@ -47,305 +48,6 @@ const OWN: [NodeId; 4] = [STAGED, RETIRED, ASIDE, USERS];
 /// The first number that is given out. What a process has open is told by inode numbers alone, and the
 /// small ones are those of devices and pipes.
 const FIRST: u64 = 1 << 30;
-
-/// Where a directory was given a second number, all directories below it are numbered apart by this;
-/// 0 is the ordinary numbering. An operating system that met one directory in two places would take it
-/// from one to the other.
-pub(super) type Face = u32;
-
-/// Which file of the store it is: device and inode number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) struct FileKey {
-    pub(super) device: u64,
-    pub(super) inode: u64,
-}
-
-/// A live name of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
-    pub(super) parent: u64,
-    pub(super) name: Box<[u8]>,
-}
-
-impl Place {
-    pub(super) fn new(parent: NodeId, name: Name<'_>) -> Place {
-        Place { parent: parent.0, name: name.as_bytes().into() }
-    }
-
-    pub(super) fn parent(&self) -> NodeId {
-        NodeId(self.parent)
-    }
-
-    /// Whether it lies among what everyone may see.
-    pub(super) fn is_public(&self) -> bool {
-        !OWN.contains(&self.parent())
-    }
-
-    pub(super) fn is(&self, parent: NodeId, name: Name<'_>) -> bool {
-        self.parent == parent.0 && *self.name == *name.as_bytes()
-    }
-}
-
-/// One of those that are counted, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    /// One more, unless there are `most` already.
-    pub(super) fn up_to(most: usize, count: &Arc<AtomicUsize>) -> Option<Counted> {
-        let more = |counted: usize| (counted < most).then_some(counted + 1);
-        let counted = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        counted.is_ok().then(|| Counted(count.clone()))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[derive(Debug)]
-struct State {
-    /// Which file it is.
-    key: FileKey,
-    places: SmallVec<[Place; 1]>,
-    orphan: Option<Arc<OwnedFd>>,
-    /// Counts that, as long as it is there.
-    _counted: Option<Counted>,
-    /// Of an orphan, and of what was removed: the last name that it had.
-    was: Option<Place>,
-    /// Its file lives on under another number.
-    renumbered: bool,
-    /// Of a directory: the versions of its names that are not live. Absent until there are some, which
-    /// is nearly always; the live ones are in the store itself (SEMANTICS 1.1).
-    versions: Option<Box<Versions>>,
-}
-
-/// A version that is not live, and its number, by which listings go on and which never changes.
-#[derive(Clone, Debug)]
-pub(super) struct Kept {
-    pub(super) number: u64,
-    pub(super) version: Version<NodeId>,
-}
-
-pub(super) type KeptList = SmallVec<[Kept; 1]>;
-
-type Versions = HashMap<Box<[u8]>, KeptList>;
-
-/// A file or directory that the operating system knows.
-#[derive(Debug)]
-pub(super) struct Node {
-    pub(super) id: NodeId,
-    pub(super) kind: Kind,
-    /// Of a directory: how those below it are numbered.
-    pub(super) face: Face,
-    /// The one user to whom it is known; none: everyone. Nothing goes from one to the other.
-    pub(super) of: Option<u32>,
-    /// How often its contents were moved to another file.
-    moves: AtomicU32,
-    /// Open handles.
-    opens: AtomicU32,
-    /// Somebody was seen to lock it.
-    locked: AtomicBool,
-    /// Which job has used it last, and when, as `pruning` notes it; 0: none.
-    pub(super) used: AtomicU64,
-    /// Which tool's cache it lies in, as `numbers` notes it; 0: not known.
-    pub(super) tool: AtomicU32,
-    /// It has a name that the store could not take.
-    aside: AtomicBool,
-    /// Lookups not yet given back, and known children. Raised only while `Tree::nodes` is locked
-    /// for this node's number, so that a node found there can't be one that is just being removed.
-    references: AtomicU64,
-    /// Locked last of all, and never while anything is waited for.
-    state: Mutex<State>,
-}
-
-impl Node {
-    /// Which file of the store, or of the spill area, it is.
-    pub(super) fn key(&self) -> FileKey {
-        self.state.lock().key
-    }
-
-    /// How often its contents were moved to another file.
-    pub(super) fn moves(&self) -> u32 {
-        self.moves.load(Ordering::Acquire)
-    }
-
-    /// One of its names, if it has any.
-    pub(super) fn place(&self) -> Option<Place> {
-        self.state.lock().places.first().cloned()
-    }
-
-    /// All of its names.
-    pub(super) fn places(&self) -> SmallVec<[Place; 1]> {
-        self.state.lock().places.clone()
-    }
-
-    /// The descriptor of a node that has lost its last name.
-    pub(super) fn orphan(&self) -> Option<Arc<OwnedFd>> {
-        self.state.lock().orphan.clone()
-    }
-
-    /// The name that it has, or had last, where everyone could see it.
-    pub(super) fn last_place(&self) -> Option<Place> {
-        let state = self.state.lock();
-        let public = state.places.iter().find(|place| place.is_public());
-        public.or(state.was.as_ref()).cloned()
-    }
-
-    pub(super) fn note_last_place(&self, parent: NodeId, name: Name<'_>) {
-        self.state.lock().was = Some(Place::new(parent, name));
-    }
-
-    /// It has been given a name that the store could not take.
-    pub(super) fn note_aside(&self, parent: NodeId, name: Name<'_>) {
-        self.aside.store(true, Ordering::Release);
-        self.note_last_place(parent, name);
-    }
-
-    /// Whether everyone may see it under some name.
-    pub(super) fn is_live(&self) -> bool {
-        self.aside.load(Ordering::Acquire) || self.place().is_some_and(|place| place.is_public())
-    }
-
-    /// Whether its file lives on under another number.
-    pub(super) fn is_renumbered(&self) -> bool {
-        self.state.lock().renumbered
-    }
-
-    /// The versions of `name` in this directory that are not live, and there for everyone.
-    pub(super) fn versions(&self, name: Name<'_>) -> KeptList {
-        self.versions_of(name, None)
-    }
-
-    /// The versions of `name` in this directory that are not live, and there for that user alone.
-    pub(super) fn versions_of(&self, name: Name<'_>, user: Option<u32>) -> KeptList {
-        let mut kept = self.every_version(name);
-        kept.retain(|kept| kept.version.of == user);
-        kept
-    }
-
-    /// Whether a name looks the same to everyone.
-    pub(super) fn is_plain(&self, name: Name<'_>) -> bool {
-        let state = self.state.lock();
-        state.versions.as_ref().is_none_or(|versions| !versions.contains_key(name.as_bytes()))
-    }
-
-    /// The versions of `name` in this directory that are not live, whoever they are there for.
-    pub(super) fn every_version(&self, name: Name<'_>) -> KeptList {
-        match &self.state.lock().versions {
-            Some(versions) => versions.get(name.as_bytes()).cloned().unwrap_or_default(),
-            None => SmallVec::new(),
-        }
-    }
-
-    /// All versions in this directory that are not live, by name.
-    pub(super) fn all_versions(&self) -> Vec<(Box<[u8]>, KeptList)> {
-        match &self.state.lock().versions {
-            Some(versions) => versions.iter().map(|(n, kept)| (n.clone(), kept.clone())).collect(),
-            None => Vec::new(),
-        }
-    }
-
-    /// All versions in this directory that are not live, by name, which that user may see. What others
-    /// have for themselves may be much, and costs him little.
-    pub(super) fn all_versions_for(&self, user: Option<u32>) -> Vec<(Box<[u8]>, KeptList)> {
-        let state = self.state.lock();
-        let all = state.versions.iter().flat_map(|versions| versions.iter());
-        let may = |kept: &&Kept| kept.version.of.is_none() || kept.version.of == user;
-        let seen = all.map(|(name, kept)| (name, kept.iter().filter(may).cloned().collect()));
-        let seen = seen.filter(|(_, kept): &(_, KeptList)| !kept.is_empty());
-        seen.map(|(name, kept)| (name.clone(), kept)).collect()
-    }
-
-    /// Changes the versions of one name; how many more references this is worth to the directory,
-    /// which has one for as long as it has versions.
-    fn change_versions(&self, name: &[u8], change: impl FnOnce(&mut KeptList)) -> i8 {
-        let mut state = self.state.lock();
-        let had = state.versions.is_some();
-        let versions = state.versions.get_or_insert_default();
-        let mut kept = versions.remove(name).unwrap_or_default();
-        change(&mut kept);
-        if !kept.is_empty() {
-            versions.insert(name.into(), kept);
-        } else if versions.is_empty() {
-            state.versions = None;
-        }
-        i8::from(state.versions.is_some()) - i8::from(had)
-    }
-
-    /// Whether it has versions that are there for everyone.
-    pub(super) fn has_shared_versions(&self) -> bool {
-        let state = self.state.lock();
-        let mut kept = state.versions.iter().flat_map(|versions| versions.values().flatten());
-        kept.any(|kept| kept.version.of.is_none())
-    }
-
-    /// Whether this directory looks the same to everyone.
-    pub(super) fn same_for_all(&self) -> bool {
-        self.state.lock().versions.is_none()
-    }
-
-    /// One more handle is open.
-    pub(super) fn opened(&self) {
-        self.opens.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// One less is.
-    pub(super) fn closed(&self) {
-        self.opens.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Somebody was seen to lock it.
-    pub(super) fn note_locked(&self) {
-        self.locked.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether somebody was ever seen to lock it.
-    pub(super) fn was_locked(&self) -> bool {
-        self.locked.load(Ordering::Relaxed)
-    }
-
-    /// Whether somebody was seen to lock it, and has it open still, or others have who may lock it;
-    /// `own` handles are not counted.
-    pub(super) fn is_a_lock(&self, own: u32) -> bool {
-        self.is_open_besides(own) && self.locked.load(Ordering::Relaxed)
-    }
-
-    /// Whether more than these handles are open, or being opened.
-    pub(super) fn is_open_besides(&self, own: u32) -> bool {
-        self.opens.load(Ordering::Relaxed) > own
-    }
-
-    /// Whether any handle is open.
-    pub(super) fn is_open(&self) -> bool {
-        self.opens.load(Ordering::Relaxed) > 0
-    }
-
-    fn new(
-        id: NodeId,
-        key: FileKey,
-        kind: Kind,
-        (face, of): (Face, Option<u32>),
-        references: u64,
-    ) -> Node {
-        let (opens, moves) = (AtomicU32::new(0), AtomicU32::new(0));
-        let (locked, aside) = (AtomicBool::new(false), AtomicBool::new(false));
-        let references = AtomicU64::new(references);
-        let state = Mutex::new(State {
-            key,
-            places: SmallVec::new(),
-            orphan: None,
-            _counted: None,
-            was: None,
-            renumbered: false,
-            versions: None,
-        });
-        let (used, tool) = (AtomicU64::new(0), AtomicU32::new(0));
-        Node { id, kind, face, of, moves, opens, locked, used, tool, aside, references, state }
-    }
-}
 
 /// What a node was, to make it again in another process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -780,17 +482,6 @@ impl Tree {
     }
 }
 
-impl Node {
-    /// Of a directory: whether it lies in one of our own folders.
-    fn is_in_own_folder(&self) -> bool {
-        self.state.lock().places.first().is_some_and(|place| !place.is_public())
-    }
-
-    fn is_orphan(&self) -> bool {
-        self.state.lock().orphan.is_some()
-    }
-}
-
 /// The name of something in the folder of what users have to themselves.
 pub(super) fn name_for_user(user: u32, number: u64) -> String {
     format!("{user}-{number}")
@@ -816,6 +507,8 @@ fn kind_from(number: u8) -> Option<Kind> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     fn name(text: &str) -> Name<'_> {
