@@ -52,7 +52,7 @@ impl Cache {
             }
             Err(errno) => return Err(errno),
         };
-        let at = self.moment_of_removal(&job, &folder);
+        let at = self.moment_of_removal(caller, &job, &folder);
         let status = status(&victim, b"")?;
         if kind(&status) == Kind::Directory {
             return if own.is_some() { Ok(()) } else { Err(Errno::EISDIR) };
@@ -75,10 +75,10 @@ impl Cache {
     }
 
     /// The moment at which `job` removes a name: one of many, if it lists the directory.
-    fn moment_of_removal(&self, job: &Job, folder: &Node) -> Moment {
+    fn moment_of_removal(&self, caller: &Caller, job: &Job, folder: &Node) -> Moment {
         job.note_removal();
         match job.is_listing(folder.id.0) {
-            true => self.readers.tick_of_removal(job),
+            true => self.readers.tick_of_removal(job, caller),
             false => self.readers.tick(),
         }
     }
@@ -148,7 +148,7 @@ impl Cache {
         if node.kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
-        let at = self.moment_of_removal(job, folder);
+        let at = self.moment_of_removal(caller, job, folder);
         let is_empty = self.is_empty_for(job, job.reader(), node)?;
         let own = || self.is_own(job.id, (folder, name), node.id, |how| how == How::Exclusively);
         let kept = victim.is_none()
@@ -264,6 +264,9 @@ impl Cache {
         let new_folder = self.tree.versioned(&self.tree.get(new_parent)?);
         let (from, to) = (self.directory(parent)?, self.directory(new_parent)?);
         let job = self.readers.job(caller);
+        if self.readers.leave_removal(&job, caller) {
+            self.retired.wake();
+        }
         let change = self.names.change_two((folder.id, name), (new_folder.id, new_name));
         self.publish_own(&change, &folder, name, job.id, None)?;
         let exchange = flags.contains(RenameFlags::EXCHANGE);

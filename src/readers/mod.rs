@@ -120,8 +120,13 @@ impl Readers {
     }
 
     /// The next moment, at which a job goes on to remove what is in a directory that it lists.
-    pub fn tick_of_removal(&self, job: &Job) -> Moment {
-        self.registry.tick_of_removal(job.id)
+    pub fn tick_of_removal(&self, job: &Job, caller: &Caller) -> Moment {
+        self.registry.tick_of_removal(job.id, self.process(caller))
+    }
+
+    /// A job does something that nobody does in the midst of a removal; whether it had been removing.
+    pub fn leave_removal(&self, job: &Job, caller: &Caller) -> bool {
+        job.has_removed() && self.registry.leave_removal(job.id, self.process(caller))
     }
 
     /// A job lists no directory any more; whether it has removed anything meanwhile.
@@ -131,7 +136,7 @@ impl Readers {
 
     /// The next moment, at which an administrator goes on to remove what is to go as one. One at a time.
     pub fn tick_of_cleaning(&self) -> Moment {
-        self.registry.tick_of_removal(ADMINISTRATOR)
+        self.registry.tick_of_removal(ADMINISTRATOR, 0)
     }
 
     /// All that an administrator removes has gone.

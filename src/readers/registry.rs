@@ -131,8 +131,12 @@ impl Registry {
         Moment(self.clock.fetch_add(1, Ordering::AcqRel))
     }
 
-    pub(super) fn tick_of_removal(&self, job: u64) -> Moment {
-        self.removals.go_on(job, self.system.now(), || self.tick())
+    pub(super) fn tick_of_removal(&self, job: u64, process: u32) -> Moment {
+        self.removals.go_on((job, process), self.system.now(), || self.tick())
+    }
+
+    pub(super) fn leave_removal(&self, job: u64, process: u32) -> bool {
+        self.removals.leave(job, process)
     }
 
     pub(super) fn removal_ended(&self, job: u64) -> bool {

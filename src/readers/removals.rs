@@ -2,7 +2,8 @@
 //! lists (`rm -r`, `shutil.rmtree`, `uv cache clean`).
 //!
 //! To one who begins in the middle of that, half a cache would be worse than all or nothing of it. So
-//! such a removal takes place, for who begins later, when its job has closed its directories.
+//! such a removal takes place, for who begins later, when its job has closed its directories, or its process
+//! does something else.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +18,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy)]
 struct Removal {
+    /// The process that does it; 0 if it can't be seen.
+    process: u32,
     /// The moment before its first.
     began: Moment,
     last: Duration,
@@ -34,11 +37,18 @@ impl Removals {
     ///
     /// It is taken with the lock that [`Removals::began`] takes: who asks there after the moment
     /// finds the removal, and who asked before it is older.
-    pub(super) fn go_on(&self, job: u64, now: Duration, tick: impl FnOnce() -> Moment) -> Moment {
+    pub(super) fn go_on(
+        &self,
+        (job, process): (u64, u32),
+        now: Duration,
+        tick: impl FnOnce() -> Moment,
+    ) -> Moment {
         let mut going_on = self.going_on.lock();
         let at = tick();
         let before = Moment(at.0 - 1);
-        let removal = going_on.entry(job).or_insert(Removal { began: before, last: now });
+        let new = Removal { process, began: before, last: now };
+        let removal = going_on.entry(job).or_insert(new);
+        removal.process = process;
         if now.saturating_sub(removal.last) > PAUSE {
             removal.began = before;
         }
@@ -56,6 +66,20 @@ impl Removals {
         let ended = going_on.remove(&job).is_some();
         self.count.store(going_on.len(), Ordering::Release);
         ended
+    }
+
+    /// A process of `job` does something else; whether it had been removing.
+    pub(super) fn leave(&self, job: u64, process: u32) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let mut going_on = self.going_on.lock();
+        let removes = going_on.get(&job).is_some_and(|removal| removal.process == process);
+        if removes {
+            going_on.remove(&job);
+        }
+        self.count.store(going_on.len(), Ordering::Release);
+        removes
     }
 
     /// The moment before the first of all removals that are going on.
@@ -78,14 +102,28 @@ mod tests {
         let removals = Removals::default();
         let seconds = Duration::from_secs;
         assert_eq!(removals.began(seconds(0)), None);
-        assert_eq!(removals.go_on(7, seconds(10), || Moment(5)), Moment(5));
-        assert_eq!(removals.go_on(8, seconds(10), || Moment(6)), Moment(6));
+        assert_eq!(removals.go_on((7, 70), seconds(10), || Moment(5)), Moment(5));
+        assert_eq!(removals.go_on((8, 80), seconds(10), || Moment(6)), Moment(6));
         assert_eq!(removals.began(seconds(11)), Some(Moment(4)));
         assert!(removals.end(7));
         assert!(!removals.end(7));
         assert_eq!(removals.began(seconds(11)), Some(Moment(5)));
         assert_eq!(removals.began(seconds(12)), None);
-        removals.go_on(8, seconds(12), || Moment(9));
+        removals.go_on((8, 80), seconds(12), || Moment(9));
         assert_eq!(removals.began(seconds(12)), Some(Moment(8)));
+    }
+
+    #[test]
+    fn a_removal_ends_when_its_process_does_something_else() {
+        let removals = Removals::default();
+        let now = Duration::from_secs(1);
+        removals.leave(7, 70);
+        removals.go_on((7, 70), now, || Moment(5));
+        assert!(!removals.leave(7, 71));
+        assert!(!removals.leave(8, 70));
+        assert_eq!(removals.began(now), Some(Moment(4)));
+        assert!(removals.leave(7, 70));
+        assert_eq!(removals.began(now), None);
+        assert!(!removals.end(7));
     }
 }

@@ -32,6 +32,9 @@ const MOST_OPEN: usize = 4096;
 /// Part of the time that goes by between two counts which a count may take.
 const COUNTING: u32 = 10;
 
+/// So few things are counted whenever it matters: that costs no more than to list them.
+const SOON_COUNTED: u64 = 1000;
+
 /// How much a user may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
@@ -213,6 +216,9 @@ impl Cache {
                 account.bytes.store(found.bytes, Ordering::Relaxed);
                 let files = found.files + account.gone.load(Ordering::Relaxed);
                 account.files.store(files, Ordering::Relaxed);
+                if found.files <= SOON_COUNTED {
+                    return;
+                }
             }
             Err(errno) => tracing::warn!(%errno, user, "can't count what a user has"),
         }
