@@ -82,7 +82,8 @@ fn rm_succeeds_while_other_jobs_keep_adding() {
     }
     let mut failed = Vec::new();
     for _ in 0..40 {
-        let removed = Run::shell("rm -rf d").directory(&root).finish();
+        // It is to be there when rm begins. Else rm takes what is made meanwhile for a file, on any filesystem.
+        let removed = Run::shell("mkdir -p d; rm -rf d").directory(&root).finish();
         if !removed.status.success() {
             failed.push(removed.stderr);
         }
