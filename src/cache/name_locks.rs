@@ -14,12 +14,15 @@ use std::hash::BuildHasher;
 
 use cachefs_mount::{Name, NodeId};
 
-use super::sync::{AtomicU64, Mutex, MutexGuard, Ordering, RandomState, fence};
+use super::sync::{AtomicU64, Mutex, MutexGuard, Ordering, RandomState, fence, pause};
 
 const LOCKS: usize = 256;
 
 /// So often a name is looked at again before it is waited for.
 const TRIES: usize = 3;
+
+/// So many pauses are a moment: some milliseconds.
+const PATIENCE: usize = 100;
 
 #[derive(Debug, Default)]
 struct Lock {
@@ -88,6 +91,19 @@ impl NameLocks {
         let first = Held::take(&self.locks[one.min(other)]);
         let second = (one != other).then(|| Held::take(&self.locks[one.max(other)]));
         Change { held: [Some(first), second] }
+    }
+
+    /// Lets who changes this name now finish, but waits no longer than a moment: the caller changes
+    /// another name, and the two may wait for each other or be one to the locks.
+    pub(super) fn let_finish(&self, parent: NodeId, name: &[u8]) {
+        let lock = &self.locks[self.index(parent, name)];
+        let before = lock.changes.load(Ordering::Acquire);
+        for _ in 0..PATIENCE {
+            if before % 2 == 0 || lock.changes.load(Ordering::Acquire) != before {
+                return;
+            }
+            pause();
+        }
     }
 
     /// Does `look`, which finds out about a name in several steps, until nobody has changed the name

@@ -241,10 +241,17 @@ impl Cache {
             }
             let Ok(status) = status(&*directory, name.as_bytes()) else { continue };
             let found = self.tree.number_below(key(&status), kind(&status), node.face);
-            if !new_since(found, name.as_bytes()) {
+            empty = false;
+            if new_since(found, name.as_bytes()) {
+                continue;
+            }
+            // Who has just made it may not have noted yet that he did.
+            self.names.let_finish(node.id, name.as_bytes());
+            let there = self::status(&*directory, name.as_bytes());
+            let found = there.map(|s| self.tree.number_below(key(&s), kind(&s), node.face));
+            if found.is_ok_and(|found| !new_since(found, name.as_bytes())) {
                 return Err(Errno::ENOTEMPTY);
             }
-            empty = false;
         }
         Ok(empty)
     }

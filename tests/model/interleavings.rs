@@ -27,6 +27,7 @@ mod sync {
 
     pub(super) use shuttle::sync::MutexGuard;
     pub(super) use shuttle::sync::atomic::{AtomicU64, Ordering, fence};
+    pub(super) use shuttle::thread::yield_now as pause;
 
     pub(super) type RandomState = BuildHasherDefault<DefaultHasher>;
 
