@@ -165,6 +165,24 @@ impl Miniature {
     }
 }
 
+/// Who lets others finish sees the whole of a change of which it has seen a part.
+#[test]
+fn who_is_let_finish_has_finished() {
+    let both = || {
+        let mini = Miniature::new(Some(1), true);
+        mini.clone().run(vec![
+            Box::new(|mini| mini.retire(0, 1)),
+            Box::new(|mini| {
+                if mini.store[0].lock().is_none() {
+                    mini.locks.let_finish(NodeId::ROOT, NAMES[0].as_bytes());
+                    assert_eq!(mini.others[0].lock().len(), 1, "a part of a change");
+                }
+            }),
+        ]);
+    };
+    shuttle::check_random(both, 300);
+}
+
 /// One who ran before sees something each time, and never what is older than what it saw.
 fn look_on(mini: &Miniature) {
     let mut last = 0;
