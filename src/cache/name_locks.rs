@@ -99,7 +99,7 @@ impl NameLocks {
         let lock = &self.locks[self.index(parent, name)];
         let before = lock.changes.load(Ordering::Acquire);
         for _ in 0..PATIENCE {
-            if before % 2 == 0 || lock.changes.load(Ordering::Acquire) != before {
+            if before.is_multiple_of(2) || lock.changes.load(Ordering::Acquire) != before {
                 return;
             }
             pause();
