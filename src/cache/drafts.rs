@@ -22,9 +22,12 @@ use super::handles::{Handle, Open};
 use super::name_locks::Change;
 use super::resolve::{errno, key, status};
 use super::spill::aside_of;
-use super::tree::{ASIDE, Kept, KeptList, Node, Place, STAGED, USERS};
+use super::tree::{ASIDE, Kept, KeptList, Node, Place, USERS, stage, stage_of};
 use super::view::{Stage, Version, is_lock_name};
 use crate::readers::Job;
+
+/// After so many numbers, files are written in another folder.
+pub(super) const ON_ONE_STAGE: u64 = 4096;
 
 /// What a draft is to become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +164,10 @@ impl Cache {
     pub(super) fn is_emptied_in_place(&self, node: &Node, status: &Statx, own: u32) -> bool {
         // What another job is writing; it had been this one's, too, a moment ago.
         if !node.is_live()
-            && node.place().is_some_and(|place| [STAGED, ASIDE, USERS].contains(&place.parent()))
+            && node.place().is_some_and(|place| {
+                let lies = place.parent();
+                [ASIDE, USERS].contains(&lies) || stage_of(lies).is_some()
+            })
         {
             return false;
         }
@@ -275,11 +281,13 @@ impl Cache {
         }
         let always = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         if !self.spills_at_once() && !self.lies_in_area(folder) {
-            let text = self.next_number().to_string();
-            let made = rustix::fs::openat(&*self.staged, &*text, flags | always, mode);
+            let number = self.next_number();
+            let (number, text) = ((number / ON_ONE_STAGE) as usize, number.to_string());
+            let number = number % self.stages.len();
+            let made = rustix::fs::openat(&*self.stages[number], &*text, flags | always, mode);
             match made.map_err(errno) {
                 Err(errno) if self.takes_over(errno) => {}
-                made => return made.map(|file| (STAGED, text, file)),
+                made => return made.map(|file| (stage(number), text, file)),
             }
         }
         let (text, file) = self.spill_file(flags, mode)?;
@@ -553,11 +561,11 @@ impl Cache {
         if self.spills_at_once() {
             return self.nameless_aside(mode);
         }
-        let file = match rustix::fs::openat(&*self.staged, &*name, flags, mode).map_err(errno) {
+        let file = match rustix::fs::openat(&*self.stages[0], &*name, flags, mode).map_err(errno) {
             Err(errno) if self.takes_over(errno) => return self.nameless_aside(mode),
             made => made?,
         };
-        rustix::fs::unlinkat(&*self.staged, &*name, AtFlags::empty()).map_err(errno)?;
+        rustix::fs::unlinkat(&*self.stages[0], &*name, AtFlags::empty()).map_err(errno)?;
         Ok(File::from(file))
     }
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::handles::{Handle, HandleRecord, Handles, Open};
-use super::tree::{ASIDE, FileKey, NodeRecord, OwnKeys, RETIRED, STAGED, Tree, USERS};
+use super::tree::{ASIDE, FileKey, NodeRecord, RETIRED, Tree, USERS, stage};
 use super::{Cache, CacheOptions};
 use crate::readers::Readers;
 use crate::store::Store;
@@ -80,13 +80,9 @@ impl Cache {
             postcard::from_bytes(rest).map_err(|_| RestoreError::Damaged("it ends too early"))?;
         let mut cache = Cache::bare(store, options, readers)?;
         let mut descriptors = descriptors.into_iter();
-        let folder = |id| cache.tree.get(id).map(|node| node.key()).map_err(damaged);
-        let own = OwnKeys {
-            staged: folder(STAGED)?,
-            retired: folder(RETIRED)?,
-            aside: folder(ASIDE)?,
-            users: folder(USERS)?,
-        };
+        let folder = |id| cache.tree.get(id).map(|node| (id, node.key())).map_err(damaged);
+        let stages = (0..cache.stages.len()).map(stage);
+        let own = stages.chain([RETIRED, ASIDE, USERS]).map(folder).collect::<Result<_, _>>()?;
         let numbers = (ledger.next_number, ledger.numbers);
         cache.tree = Tree::from_records(numbers, ledger.nodes, &mut descriptors, own)
             .ok_or(RestoreError::Damaged("it does not fit its descriptors"))?;

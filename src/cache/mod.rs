@@ -72,7 +72,7 @@ use self::retire::Retired;
 pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
 pub use self::spill::Degraded;
 use self::spill::Spill;
-use self::tree::{OwnKeys, Tree};
+use self::tree::{ASIDE, RETIRED, STAGES, Tree, USERS, stage};
 pub use self::usher::Usher;
 use self::usher::Ushering;
 use crate::readers::Readers;
@@ -99,7 +99,8 @@ pub struct Cache {
     store: Arc<Store>,
     readers: Arc<Readers>,
     root: Arc<OwnedFd>,
-    staged: Arc<OwnedFd>,
+    /// Folders in which files are written, some thousands in each after the other.
+    stages: Vec<Arc<OwnedFd>>,
     retired_folder: Arc<OwnedFd>,
     /// The daemon's own user and group, who new files belong to by themselves.
     own_user: (u32, u32),
@@ -158,25 +159,22 @@ impl Cache {
     /// Without anything that runs in the background.
     fn bare(store: Arc<Store>, options: CacheOptions, readers: Arc<Readers>) -> io::Result<Cache> {
         let root = store.root().try_clone_to_owned()?;
-        let (staged, retired_folder) = (store.folder("staged")?, store.folder("retired")?);
+        let (stages, retired_folder) = (store.stages(STAGES)?, store.folder("retired")?);
         let spill = Spill::new(&store)?;
         let own = Own::new(&store, &options)?;
         let key = |folder: &OwnedFd| {
             let status = resolve::status(folder, b"");
             status.map(|s| resolve::key(&s)).map_err(|e| io::Error::from_raw_os_error(e.raw()))
         };
+        let mut own_keys =
+            vec![(RETIRED, key(&retired_folder)?), (ASIDE, spill.key), (USERS, own.key)];
+        for (number, folder) in stages.iter().enumerate() {
+            own_keys.push((stage(number), key(folder)?));
+        }
         let descriptors = Descriptors::new(options.descriptors);
         Ok(Cache {
             options,
-            tree: Tree::new(
-                key(&root)?,
-                OwnKeys {
-                    staged: key(&staged)?,
-                    retired: key(&retired_folder)?,
-                    aside: spill.key,
-                    users: own.key,
-                },
-            ),
+            tree: Tree::new(key(&root)?, own_keys),
             handles: Handles::new(1),
             descriptors,
             drafts: DashMap::new(),
@@ -189,11 +187,12 @@ impl Cache {
             cleaning: Mutex::new(()),
             own,
             kernel: OnceLock::new(),
-            next_number: AtomicU64::new(1),
+            // One mount after the other begins in another of the folders.
+            next_number: AtomicU64::new(u64::from(std::process::id()) * drafts::ON_ONE_STAGE),
             names: NameLocks::new(),
             own_user: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             root: Arc::new(root),
-            staged: Arc::new(staged),
+            stages: stages.into_iter().map(Arc::new).collect(),
             retired_folder: Arc::new(retired_folder),
             store,
             readers,

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno as Os;
 
 use super::Cache;
-use super::tree::{ASIDE, FileKey, Node, Place, RETIRED, STAGED, USERS};
+use super::tree::{ASIDE, FileKey, Node, Place, RETIRED, USERS, stage_of};
 
 /// What is asked of the store about a file.
 pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS;
@@ -103,11 +103,10 @@ impl Cache {
     pub(super) fn own_folder(&self, id: NodeId) -> Option<Arc<OwnedFd>> {
         match id {
             NodeId::ROOT => Some(self.root.clone()),
-            STAGED => Some(self.staged.clone()),
             RETIRED => Some(self.retired_folder.clone()),
             ASIDE => self.spill.folder(),
             USERS => self.own.folder(),
-            _ => None,
+            _ => stage_of(id).and_then(|number| self.stages.get(number).cloned()),
         }
     }
 

@@ -7,7 +7,7 @@
 //! descriptor instead, until nobody knows it.
 //!
 //! What is not live lies in folders of the store's own, which are nodes too although nobody can ask for
-//! them: [`STAGED`], [`RETIRED`], [`ASIDE`] for what the store can't take, and [`USERS`] for what a user
+//! them: those of [`stage`], [`RETIRED`], [`ASIDE`] for what the store can't take, and [`USERS`] for what a user
 //! has to himself.
 //!
 //! Numbers are never used twice. A number belongs to a file of the store as long as that exists,
@@ -30,9 +30,6 @@ use smallvec::SmallVec;
 
 pub(super) use self::node::{Counted, Face, FileKey, Kept, KeptList, Node, Place};
 
-/// The node of the folder of versions that are being written.
-pub(super) const STAGED: NodeId = NodeId(u64::MAX - 1);
-
 /// The node of the folder of versions that were removed.
 pub(super) const RETIRED: NodeId = NodeId(u64::MAX - 2);
 
@@ -42,8 +39,27 @@ pub(super) const ASIDE: NodeId = NodeId(u64::MAX - 3);
 /// The node of the folder of what users who are not trusted have to themselves.
 pub(super) const USERS: NodeId = NodeId(u64::MAX - 4);
 
-/// Our own folders.
-const OWN: [NodeId; 4] = [STAGED, RETIRED, ASIDE, USERS];
+/// So many folders there are, at most, for versions that are being written.
+pub(super) const STAGES: usize = 32;
+
+/// The node of the first of them; the others come after it.
+const FIRST_STAGE: u64 = u64::MAX - 64;
+
+/// The node of one of the folders of versions that are being written.
+pub(super) fn stage(number: usize) -> NodeId {
+    NodeId(FIRST_STAGE + number as u64)
+}
+
+/// Which folder of versions that are being written that node is.
+pub(super) fn stage_of(node: NodeId) -> Option<usize> {
+    let number = node.0.checked_sub(FIRST_STAGE)?;
+    usize::try_from(number).ok().filter(|number| *number < STAGES)
+}
+
+/// Whether it is one of our own folders.
+fn is_own(node: NodeId) -> bool {
+    node.0 >= FIRST_STAGE
+}
 
 /// The first number that is given out. What a process has open is told by inode numbers alone, and the
 /// small ones are those of devices and pipes.
@@ -64,13 +80,7 @@ pub(super) struct NodeRecord {
 }
 
 /// Which directories our own folders are.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OwnKeys {
-    pub(super) staged: FileKey,
-    pub(super) retired: FileKey,
-    pub(super) aside: FileKey,
-    pub(super) users: FileKey,
-}
+pub(super) type OwnKeys = Vec<(NodeId, FileKey)>;
 
 /// All nodes that the operating system knows, and all numbers given out.
 #[derive(Debug)]
@@ -82,6 +92,8 @@ pub(super) struct Tree {
     faced: DashMap<(FileKey, Face), u64>,
     next: AtomicU64,
     next_face: AtomicU32,
+    /// How many of the nodes are our own folders.
+    own: usize,
     /// Nodes that are not known any more, until somebody asks which.
     gone: Mutex<Vec<NodeId>>,
     any_gone: AtomicBool,
@@ -90,7 +102,7 @@ pub(super) struct Tree {
 impl Tree {
     /// A tree of which only the root is known, and the folders of what is not live.
     pub(super) fn new(root: FileKey, own: OwnKeys) -> Tree {
-        let tree = Tree::empty(FIRST);
+        let tree = Tree::empty(FIRST, own.len());
         tree.numbers.insert(root, NodeId::ROOT.0);
         // These are never given back; their one reference is the mount itself.
         tree.insert(NodeId::ROOT, root, (Kind::Directory, None), 1, SmallVec::new(), None);
@@ -99,19 +111,19 @@ impl Tree {
     }
 
     fn insert_own(&self, own: OwnKeys) {
-        let keys = [own.staged, own.retired, own.aside, own.users];
-        for (id, key) in OWN.into_iter().zip(keys) {
+        for (id, key) in own {
             self.insert(id, key, (Kind::Directory, None), 1, SmallVec::new(), None);
         }
     }
 
-    fn empty(next: u64) -> Tree {
+    fn empty(next: u64, own: usize) -> Tree {
         Tree {
             nodes: DashMap::new(),
             numbers: DashMap::new(),
             faced: DashMap::new(),
             next: AtomicU64::new(next),
             next_face: AtomicU32::new(1),
+            own,
             gone: Mutex::default(),
             any_gone: AtomicBool::new(false),
         }
@@ -136,7 +148,7 @@ impl Tree {
 
     /// How many nodes are known, our own folders left out.
     pub(super) fn len(&self) -> usize {
-        self.nodes.len() - OWN.len()
+        self.nodes.len() - self.own
     }
 
     /// The node of that number; `ESTALE` if it is not known.
@@ -236,7 +248,7 @@ impl Tree {
                 }
             };
             // What was removed while it was looked for is where it was put, not where it was found.
-            if kind != Kind::Directory || !node.is_in_own_folder() || OWN.contains(&parent) {
+            if kind != Kind::Directory || !node.is_in_own_folder() || is_own(parent) {
                 self.add_place(&node, parent, name);
             }
             return node;
@@ -435,7 +447,7 @@ impl Tree {
         let records = self
             .nodes
             .iter()
-            .filter(|node| !OWN.contains(&node.id))
+            .filter(|node| !is_own(node.id))
             .map(|node| {
                 let state = node.state.lock();
                 descriptors.extend(state.orphan.clone());
@@ -466,7 +478,7 @@ impl Tree {
         descriptors: &mut impl Iterator<Item = OwnedFd>,
         own: OwnKeys,
     ) -> Option<Tree> {
-        let tree = Tree::empty(next);
+        let tree = Tree::empty(next, own.len());
         tree.insert_own(own);
         for (key, number) in numbers {
             tree.numbers.insert(key, number);
@@ -520,8 +532,7 @@ mod tests {
     }
 
     fn tree() -> Tree {
-        let own =
-            OwnKeys { staged: key(1001), retired: key(1002), aside: key(1003), users: key(1004) };
+        let own = vec![(stage(0), key(1001)), (RETIRED, key(1002)), (ASIDE, key(1003))];
         Tree::new(key(2), own)
     }
 

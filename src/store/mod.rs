@@ -18,6 +18,7 @@
 mod area;
 mod elsewhere;
 mod lock;
+mod stages;
 mod sweep;
 
 use std::io;
@@ -372,6 +373,12 @@ impl Store {
         }
         let flags = DIRECTORY | OFlags::NOFOLLOW;
         Ok(rustix::fs::openat(&self.private, name, flags, Mode::empty())?)
+    }
+
+    /// Folders in which files are written that have no name yet: as many as there are to be, or fewer if
+    /// there is no room, but at least one.
+    pub fn stages(&self, count: usize) -> io::Result<Vec<OwnedFd>> {
+        stages::open(self.folder("staged")?, count)
     }
 
     /// The store's absolute path, without symbolic links.

@@ -181,11 +181,11 @@ impl Cache {
         let name = self.next_number().to_string();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file = rustix::fs::openat(&*self.staged, &*name, flags, mode).map_err(errno)?;
+        let file = rustix::fs::openat(&*self.stages[0], &*name, flags, mode).map_err(errno)?;
         let written = rustix::io::write(&file, &[0; 4096])
             .and_then(|_| rustix::fs::fdatasync(&file))
             .map_err(errno);
-        rustix::fs::unlinkat(&*self.staged, &*name, AtFlags::empty()).map_err(errno)?;
+        rustix::fs::unlinkat(&*self.stages[0], &*name, AtFlags::empty()).map_err(errno)?;
         written
     }
 }

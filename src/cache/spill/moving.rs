@@ -15,7 +15,7 @@ use crate::cache::files::store_flags;
 use crate::cache::handles::{Handle, Open};
 use crate::cache::name_locks::Change;
 use crate::cache::resolve::{errno, key, self_path, status};
-use crate::cache::tree::{ASIDE, FileKey, Node, Place, STAGED, known_name};
+use crate::cache::tree::{ASIDE, FileKey, Node, Place, known_name, stage_of};
 
 /// The name whose lock is held by who has a file moved.
 pub(in crate::cache) type Held<'a> = Option<&'a Change<'a>>;
@@ -108,7 +108,7 @@ impl Cache {
         };
         self.settle_touched(&node, &new);
         for old in lies {
-            if old.parent() == STAGED {
+            if stage_of(old.parent()).is_some() {
                 if let Err(errno) = self.remove_own(&old) {
                     tracing::warn!(%errno, "can't remove a draft that was moved; the next mount does");
                 }

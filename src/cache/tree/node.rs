@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::OWN;
+use super::is_own;
 use crate::cache::view::Version;
 
 /// Where a directory was given a second number, all directories below it are numbered apart by this;
@@ -43,7 +43,7 @@ impl Place {
 
     /// Whether it lies among what everyone may see.
     pub(in crate::cache) fn is_public(&self) -> bool {
-        !OWN.contains(&self.parent())
+        !is_own(self.parent())
     }
 
     pub(in crate::cache) fn is(&self, parent: NodeId, name: Name<'_>) -> bool {

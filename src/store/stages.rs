@@ -1,0 +1,37 @@
+//! The folders in which files are written that have no name yet.
+//!
+//! They are several because of ext4. It puts the inode of a new file near that of its directory, and tries all
+//! inodes there that were freed in the last minute before it takes another one (`recently_deleted` in
+//! fs/ext4/ialloc.c). In a single folder, all files of a store would be neighbours, and whoever writes some
+//! thousands after some thousands were removed would wait for that each time.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{IFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::DIRECTORY;
+
+/// Opens as many of them as there are to be, in `staged`; fewer, but at least one, if there is no room.
+pub(super) fn open(staged: OwnedFd, count: usize) -> io::Result<Vec<OwnedFd>> {
+    // The folders in it are to lie far from each other. Filesystems that can't do that don't need it.
+    if let Ok(flags) = rustix::fs::ioctl_getflags(&staged) {
+        let _ = rustix::fs::ioctl_setflags(&staged, flags | IFlags::TOPDIR);
+    }
+    let mut stages = Vec::with_capacity(count);
+    for number in 0..count {
+        let name = format!("stage{number}");
+        match rustix::fs::mkdirat(&staged, &*name, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            // A store that is full is served, too.
+            Err(_) => break,
+        }
+        let flags = DIRECTORY | OFlags::NOFOLLOW;
+        stages.push(rustix::fs::openat(&staged, &*name, flags, Mode::empty())?);
+    }
+    if stages.is_empty() {
+        stages.push(staged);
+    }
+    Ok(stages)
+}
