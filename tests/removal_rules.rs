@@ -258,3 +258,77 @@ fn a_working_directory_that_was_removed_keeps_its_path() {
     eventually("it has a path", || worker.ask("getcwd", ()) == Ok("/one/two".into()));
     later.refused(libc::ENOENT, "status", ["/one"]);
 }
+
+/// A directory with a random name is put in place, and then a file that names it.
+fn publishes(installer: &mut Agent, with_file_in: bool) {
+    installer.does("mkdir", ["/archive/.tmp"]);
+    installer.does("put", ["/archive/.tmp/inside", "unpacked"]);
+    installer.does("rename", ["/archive/.tmp", &format!("/archive/{PRODUCT}")]);
+    if with_file_in {
+        installer.does("put", ["/pointers/.tmp", &format!("id {PRODUCT}")]);
+        installer.does("rename", ["/pointers/.tmp", "/pointers/rich"]);
+    }
+}
+
+/// As `uv cache prune` does it: looks what is named, and removes what is not.
+#[test]
+fn who_did_not_see_that_a_directory_is_named_does_not_remove_it() {
+    let ground = Ground::new();
+    ground.shell("mkdir archive pointers");
+    let product = format!("/archive/{PRODUCT}");
+    let [mut installer, mut pruner] = ground.agents();
+    assert!(pruner.list("/pointers").is_empty());
+    publishes(&mut installer, true);
+    begins_to_remove(&mut pruner, "/archive");
+    pruner.does("unlink", [&format!("{product}/inside")]);
+    pruner.does("rmdir", [&product]);
+    // Nor does it fail at what it lies in.
+    pruner.does("rmdir", ["/archive"]);
+    pruner.end();
+    let mut later = ground.agent();
+    assert_eq!(later.read("/pointers/rich"), format!("id {PRODUCT}"));
+    assert_eq!(later.read(&format!("{product}/inside")), "unpacked");
+    assert_eq!(installer.read(&format!("{product}/inside")), "unpacked");
+    installer.end();
+    // Who does see it, or did not look, removes it.
+    ground.shell("rm -r archive");
+    ground.live_is([("pointers", "/"), ("pointers/rich", &format!("= id {PRODUCT}"))]);
+}
+
+#[test]
+fn who_saw_that_a_directory_is_named_or_did_not_look_removes_it() {
+    for (looks, named) in [(true, true), (false, true), (true, false)] {
+        let ground = Ground::new();
+        ground.shell("mkdir archive pointers");
+        let product = format!("/archive/{PRODUCT}");
+        let [mut installer, mut pruner] = ground.agents();
+        if looks && !named {
+            assert!(pruner.list("/pointers").is_empty());
+        }
+        publishes(&mut installer, named);
+        installer.end();
+        if looks && named {
+            assert_eq!(pruner.list("/pointers"), ["rich"]);
+        }
+        pruner.does("unlink", [&format!("{product}/inside")]);
+        pruner.does("rmdir", [&product]);
+        ground.agent().refused(libc::ENOENT, "status", [&product]);
+        pruner.end();
+    }
+}
+
+/// What the file lay in was removed with it: then it names nothing.
+#[test]
+fn what_is_named_by_something_removed_is_removed() {
+    let ground = Ground::new();
+    ground.shell("mkdir archive pointers");
+    let [mut installer, mut remover] = ground.agents();
+    assert!(remover.list("/pointers").is_empty());
+    publishes(&mut installer, true);
+    remover.does("rmdir", ["/pointers"]);
+    let product = format!("/archive/{PRODUCT}");
+    remover.does("unlink", [&format!("{product}/inside")]);
+    remover.does("rmdir", [&product]);
+    remover.end();
+    ground.agent().refused(libc::ENOENT, "status", [&product]);
+}

@@ -199,12 +199,13 @@ impl Cache {
         // What one user sees must not get into the kernel's one listing for all.
         let same = versioned.same_for_all() && user.is_none();
         let job = self.readers.job(caller);
+        let process = self.readers.process(caller);
         // Who removes a tree opens directories that he has listed only to get back to them (`fts`, by "..").
         // Whether he lists them again, he is to say himself.
         let gets_back = job.has_removed() && job.listed(versioned.id.0).is_some();
         if !gets_back {
             // The kernel may have a listing and ask for no other.
-            job.note_listed(versioned.id.0, self.readers.tick());
+            job.note_listed(versioned.id.0, self.readers.tick(), process);
         }
         let cached = same && !gets_back;
         // Between two directories he still removes the same tree.
@@ -213,7 +214,7 @@ impl Cache {
             job.begins_to_list(versioned.id.0);
         }
         let open = Open::Directory(Mutex::new(Listing { stream: None, counts }));
-        Ok((self.handles.insert(Handle { node: id, job, process: 0, user, open }), cached))
+        Ok((self.handles.insert(Handle { node: id, job, process, user, open }), cached))
     }
 
     pub(super) fn release_directory(&self, id: HandleId) {
@@ -251,7 +252,7 @@ impl Cache {
         let node = self.tree.get(handle.node)?;
         let versioned = self.tree.versioned(&node);
         if offset == 0 {
-            handle.job.note_listed(versioned.id.0, self.readers.tick());
+            handle.job.note_listed(versioned.id.0, self.readers.tick(), handle.process);
         }
         // Only those who list by this very handle wait for each other here.
         let mut listing = listing.lock();

@@ -25,6 +25,7 @@ mod references;
 mod removal;
 mod resolve;
 mod retire;
+mod spared;
 mod spill;
 mod sync;
 mod tree;
@@ -70,6 +71,7 @@ pub use self::pruning::{
 use self::references::Products;
 use self::retire::Retired;
 pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
+use self::spared::Namings;
 pub use self::spill::Degraded;
 use self::spill::Spill;
 use self::tree::{ASIDE, RETIRED, STAGES, Tree, USERS, stage};
@@ -113,6 +115,7 @@ pub struct Cache {
     additions: Additions,
     /// Of the running jobs, by their numbers.
     products: DashMap<u64, Products>,
+    namings: Namings,
     retired: Retired,
     spill: Spill,
     pruner: Pruner,
@@ -181,6 +184,7 @@ impl Cache {
             steps: Steps::default(),
             additions: Additions::new(),
             products: DashMap::new(),
+            namings: Namings::new(),
             retired: Retired::default(),
             spill,
             pruner: Pruner::new(),

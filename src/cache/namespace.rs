@@ -37,7 +37,7 @@ impl Cache {
         let entry = self.found(parent, name, &status(at, name.as_bytes())?);
         self.note_added(entry.attributes.node, job, (folder.id, name), How::Exclusively);
         if entry.attributes.kind == Kind::Directory && folder.of.is_none() {
-            self.note_product(job, folder.id, name);
+            self.note_product(job, folder.id, name, false);
         }
         Ok(entry)
     }

@@ -26,11 +26,14 @@ const SHORTEST_NAME: usize = 12;
 /// So many directories of a job are remembered, the newest.
 const MOST: usize = 256;
 
+/// In so many files that a job makes live it is looked where it names a directory that it has moved into place.
+const LOOKED_AT: u32 = 64;
+
 /// Longer files are not searched, in bytes.
 const LONGEST_FILE: u64 = 16 * 1024;
 
 /// The moment at which what is live was removed.
-const FOREVER: Moment = Moment(u64::MAX);
+pub(super) const FOREVER: Moment = Moment(u64::MAX);
 
 /// A directory that a job has put in place.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub(super) struct Product {
     /// Where; held.
     folder: NodeId,
     name: Box<[u8]>,
+    /// In how many more files it is looked whether they name it.
+    looks: u32,
 }
 
 /// A name that may be missing from a directory.
@@ -60,13 +65,14 @@ enum Restored {
 pub(super) type Products = VecDeque<Product>;
 
 impl Cache {
-    /// `job` has made a directory, or moved it there.
-    pub(super) fn note_product(&self, job: &Job, folder: NodeId, name: Name<'_>) {
+    /// `job` has made a directory, or `moved` it there.
+    pub(super) fn note_product(&self, job: &Job, folder: NodeId, name: Name<'_>, moved: bool) {
         if name.as_bytes().len() < SHORTEST_NAME || !self.tree.hold(folder) {
             return;
         }
         let mut products = self.products.entry(job.id).or_default();
-        products.push_back(Product { folder, name: name.as_bytes().into() });
+        let looks = if moved { LOOKED_AT } else { 0 };
+        products.push_back(Product { folder, name: name.as_bytes().into(), looks });
         let surplus = if products.len() > MOST { products.pop_front() } else { None };
         drop(products);
         if let Some(product) = surplus {
@@ -83,11 +89,14 @@ impl Cache {
     }
 
     /// `job` has made a name live: brings back those of its directories that are named there and that
-    /// others have removed. No name may be locked.
+    /// others have removed, and notes where they are named. No name may be locked.
     pub(super) fn bring_back_what_is_named(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) {
-        // Nearly always nothing was removed since the job began, or it has made nothing.
-        if self.retired.newest() <= job.began || !self.products.contains_key(&job.id) {
-            return;
+        // Nearly always it has made nothing, or what it has made is named, and nothing was removed since
+        // it began.
+        let looks = |products: &Products| products.iter().any(|product| product.looks > 0);
+        match self.products.get(&job.id) {
+            Some(products) if self.retired.newest() > job.began || looks(&products) => {}
+            _ => return,
         }
         if let Err(errno) = self.bring_back_named(job, folder, name) {
             tracing::debug!(%errno, "can't see whether directories are named that were removed");
@@ -107,14 +116,28 @@ impl Cache {
 
     fn bring_back_named(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) -> Result<()> {
         let contents = contents(&*self.directory(folder.id)?, name)?;
-        let named: Vec<(NodeId, Box<[u8]>)> = match self.products.get(&job.id) {
-            Some(products) => products
-                .iter()
-                .filter(|product| mentions(&contents, &product.name))
-                .map(|product| (product.folder, product.name.clone()))
-                .collect(),
+        let named: Vec<(NodeId, Box<[u8]>)> = match self.products.get_mut(&job.id) {
+            Some(mut products) => {
+                let mut named = Vec::new();
+                for product in products.iter_mut() {
+                    // Also what names it already: that may have been a temporary that is renamed now.
+                    if mentions(&contents, &product.name) {
+                        named.push((product.folder, product.name.clone()));
+                    }
+                    product.looks = product.looks.saturating_sub(1);
+                }
+                named
+            }
             None => return Ok(()),
         };
+        // Before it is looked whether any was removed: who removes one now finds this, or is found.
+        for (product, product_name) in &named {
+            let at = self.readers.tick();
+            self.namings.note((*product, product_name), (folder.id, name), at);
+        }
+        if self.retired.newest() <= job.began {
+            return Ok(());
+        }
         if named.is_empty() {
             return Ok(());
         }
@@ -137,7 +160,7 @@ impl Cache {
 
     /// Since when those who begin do not see a directory: when it was removed, or any directory that it
     /// lies in. [`FOREVER`] if it is live.
-    fn removed_at(&self, folder: &Arc<Node>) -> Result<Moment> {
+    pub(super) fn removed_at(&self, folder: &Arc<Node>) -> Result<Moment> {
         let (mut at, mut earliest) = (folder.clone(), FOREVER);
         while let Some(removed) = self.removed_above(&at)? {
             let was = removed.last_place().ok_or(Errno::ESTALE)?;

@@ -57,6 +57,9 @@ impl Cache {
         if kind(&status) == Kind::Directory {
             return if own.is_some() { Ok(()) } else { Err(Errno::EISDIR) };
         }
+        if self.is_spared(caller, &job, &folder, name)? {
+            return Ok(());
+        }
         self.hide(&change, &folder, name, job.id);
         let node = self.tree.find(key(&status));
         // A lock, or what somebody made for himself.
@@ -149,6 +152,10 @@ impl Cache {
             return Err(Errno::ENOTDIR);
         }
         let at = self.moment_of_removal(caller, job, folder);
+        if self.has_spared_in(caller, job, node) || self.is_spared(caller, job, folder, name)? {
+            let again = self.has_to_come_again(caller, step, folder, name);
+            return if again { Err(Errno::ESTALE) } else { Ok(()) };
+        }
         let is_empty = self.is_empty_for(job, job.reader(), node)?;
         let own = || self.is_own(job.id, (folder, name), node.id, |how| how == How::Exclusively);
         let kept = victim.is_none()
@@ -374,7 +381,7 @@ impl Cache {
         if folder.of.is_some() {
             // Nothing of it is seen by others.
         } else if is_directory {
-            self.note_product(&job, new_folder.id, new_name);
+            self.note_product(&job, new_folder.id, new_name, true);
             self.complete(&job, &new_folder, new_name);
         } else {
             self.bring_back_what_is_named(&job, &new_folder, new_name);

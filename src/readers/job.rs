@@ -12,6 +12,18 @@ use crate::cache::view::{Moment, Reader};
 /// So many directories are remembered that a job has listed, each for some tens of bytes.
 const MOST_LISTED: usize = 1 << 16;
 
+/// So many directories are remembered in which it has removed something in vain.
+const MOST_SPARED: usize = 1 << 12;
+
+/// How a directory was listed last.
+#[derive(Clone, Copy, Debug)]
+struct Listed {
+    at: Moment,
+    process: u32,
+    /// In milliseconds of the system's clock.
+    when: u64,
+}
+
 /// A job that uses the mount.
 #[derive(Debug)]
 pub struct Job {
@@ -31,8 +43,10 @@ pub struct Job {
     listing: Mutex<SmallVec<[u64; 4]>>,
     /// Whether it has removed anything.
     removes: AtomicBool,
-    /// The directories that it has listed, by their nodes, and when.
-    listed: Mutex<LruCache<u64, Moment>>,
+    /// The directories that it has listed, by their nodes.
+    listed: Mutex<LruCache<u64, Listed>>,
+    /// The directories, by their nodes, in which something is that a process of it has removed in vain.
+    spared: Mutex<LruCache<u64, (u32, u64)>>,
     /// When it last used the mount, in milliseconds of the system's clock.
     touched: AtomicU64,
 }
@@ -55,6 +69,7 @@ impl Job {
             removes: AtomicBool::new(false),
             // Unbounded to the map, which otherwise reserves room for all at once.
             listed: Mutex::new(LruCache::unbounded()),
+            spared: Mutex::new(LruCache::unbounded()),
             touched: AtomicU64::new(millis(now)),
         }
     }
@@ -69,10 +84,11 @@ impl Job {
         Reader { id: self.id, began: self.began, user }
     }
 
-    /// It lists a directory at this moment.
-    pub fn note_listed(&self, node: u64, at: Moment) {
+    /// A process of it lists a directory at this moment.
+    pub fn note_listed(&self, node: u64, at: Moment, process: u32) {
+        let when = self.touched.load(Ordering::Relaxed);
         let mut listed = self.listed.lock();
-        listed.put(node, at);
+        listed.put(node, Listed { at, process, when });
         if listed.len() > MOST_LISTED {
             listed.pop_lru();
         }
@@ -80,7 +96,39 @@ impl Job {
 
     /// When it last listed a directory, unless that was too many directories ago.
     pub fn listed(&self, node: u64) -> Option<Moment> {
-        self.listed.lock().peek(&node).copied()
+        self.listed.lock().peek(&node).map(|listed| listed.at)
+    }
+
+    /// As [`Job::listed`], if it was that process, no longer ago than `within`.
+    pub fn listed_by(&self, process: u32, node: u64, within: Duration) -> Option<Moment> {
+        let listed = self.listed.lock().peek(&node).copied()?;
+        let decides = listed.process == process && !self.is_past(listed.when, within);
+        decides.then_some(listed.at)
+    }
+
+    /// A process of it has removed something in vain that lies in these directories.
+    pub fn note_spared(&self, directories: &[u64], process: u32) {
+        let when = self.touched.load(Ordering::Relaxed);
+        let mut spared = self.spared.lock();
+        for directory in directories {
+            spared.put(*directory, (process, when));
+        }
+        while spared.len() > MOST_SPARED {
+            spared.pop_lru();
+        }
+    }
+
+    /// Whether that process has removed something in vain that lies in that directory, no longer ago
+    /// than `within`.
+    pub fn has_spared(&self, process: u32, directory: u64, within: Duration) -> bool {
+        let spared = self.spared.lock().peek(&directory).copied();
+        spared.is_some_and(|(by, when)| by == process && !self.is_past(when, within))
+    }
+
+    /// Whether it has used the mount longer than that after that time, in milliseconds of the clock.
+    fn is_past(&self, when: u64, within: Duration) -> bool {
+        let ago = self.touched.load(Ordering::Relaxed).saturating_sub(when);
+        u128::from(ago) > within.as_millis()
     }
 
     /// It has opened a directory, and lists it; once more, if it does already.

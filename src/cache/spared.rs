@@ -1,0 +1,153 @@
+//! What a removal spares because it was decided on by what is not so any more.
+//!
+//! `uv cache prune` reads all files that name directories, and then removes the directories that none of them
+//! names. A job that puts a directory in place meanwhile, and then a file that names it, would lose the
+//! directory and leave the file, and whoever finds the file later would fail. So a process that has looked where
+//! the file lies now, but before it was there, does not remove what the file names: to it, it is as if the
+//! directory had come right after it was removed.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cachefs_mount::{Caller, Name, NodeId, Result};
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::Cache;
+use super::references::FOREVER;
+use super::resolve::status;
+use super::tree::{Node, known_name};
+use super::view::Moment;
+use crate::readers::Job;
+
+/// So many directories are known that are named by files; which were named last.
+const KNOWN: NonZeroUsize = NonZeroUsize::new(1 << 12).unwrap();
+
+/// Who looked longer ago does not decide by what he saw then.
+const DECIDES: Duration = Duration::from_secs(300);
+
+/// A path in a mount is no deeper, or nothing of it is spared.
+const DEEPEST: usize = 256;
+
+/// Where a directory is named.
+#[derive(Clone, Debug)]
+struct Naming {
+    /// The directory that the file lies in.
+    folder: NodeId,
+    name: Box<[u8]>,
+    /// Since when.
+    at: Moment,
+}
+
+/// Which directories are named where.
+pub(super) struct Namings {
+    hasher: RandomState,
+    /// By the names of the directories.
+    known: Mutex<LruCache<u64, Naming>>,
+    any: AtomicBool,
+}
+
+impl Namings {
+    pub(super) fn new() -> Namings {
+        // Unbounded to the map, which otherwise reserves room for all at once.
+        let known = Mutex::new(LruCache::unbounded());
+        Namings { hasher: RandomState::new(), known, any: AtomicBool::new(false) }
+    }
+
+    fn hash(&self, folder: NodeId, name: &[u8]) -> u64 {
+        self.hasher.hash_one((folder.0, name))
+    }
+
+    /// A directory is named by that file since then.
+    pub(super) fn note(
+        &self,
+        (folder, name): (NodeId, &[u8]),
+        (by_folder, by_name): (NodeId, Name<'_>),
+        at: Moment,
+    ) {
+        let naming = Naming { folder: by_folder, name: by_name.as_bytes().into(), at };
+        let mut known = self.known.lock();
+        known.put(self.hash(folder, name), naming);
+        if known.len() > KNOWN.get() {
+            known.pop_lru();
+        }
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn of(&self, folder: NodeId, name: &[u8]) -> Option<Naming> {
+        self.known.lock().peek(&self.hash(folder, name)).cloned()
+    }
+}
+
+impl Cache {
+    /// Whether the caller's removal of a name in `folder` is to change nothing.
+    pub(super) fn is_spared(
+        &self,
+        caller: &Caller,
+        job: &Job,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+    ) -> Result<bool> {
+        // Only what is everyone's is named for others.
+        if !self.namings.any.load(Ordering::Acquire) || folder.of.is_some() {
+            return Ok(false);
+        }
+        let (mut at, mut called): (Arc<Node>, Box<[u8]>) = (folder.clone(), name.as_bytes().into());
+        let mut above = Vec::new();
+        let naming = loop {
+            if let Some(naming) = self.namings.of(at.id, &called) {
+                break naming;
+            }
+            above.push(at.id.0);
+            if at.id == NodeId::ROOT || above.len() > DEEPEST {
+                return Ok(false);
+            }
+            let Some(place) = at.place() else { return Ok(false) };
+            at = self.tree.versioned(&self.tree.get(place.parent())?);
+            called = place.name;
+        };
+        let process = self.readers.process(caller);
+        if !self.is_news_to(process, job, &naming)? {
+            return Ok(false);
+        }
+        // Nor are the directories removed in which it lies.
+        loop {
+            above.push(at.id.0);
+            let Some(place) = at.place().filter(|_| at.id != NodeId::ROOT) else { break };
+            at = self.tree.versioned(&self.tree.get(place.parent())?);
+        }
+        job.note_spared(&above, process);
+        Ok(true)
+    }
+
+    /// Whether a file is there of which a process can't know that has looked where it is.
+    fn is_news_to(&self, process: u32, job: &Job, naming: &Naming) -> Result<bool> {
+        let Ok(mut at) = self.tree.get(naming.folder) else { return Ok(false) };
+        let there = status(&*self.directory(at.id)?, &naming.name);
+        if there.is_err() || self.removed_at(&at)? != FOREVER {
+            return Ok(false);
+        }
+        let mut came = naming.at;
+        for _ in 0..DEEPEST {
+            if let Some(listed) = job.listed_by(process, at.id.0, DECIDES) {
+                return Ok(listed < came);
+            }
+            let Some(place) = at.place().filter(|_| at.id != NodeId::ROOT) else { break };
+            let above = self.tree.versioned(&self.tree.get(place.parent())?);
+            let added = self.additions.of(at.id, above.id, known_name(&place.name));
+            came = added.map_or(Moment(0), |added| added.at);
+            at = above;
+        }
+        Ok(false)
+    }
+
+    /// Whether something that lies in a directory was spared when the caller removed it.
+    pub(super) fn has_spared_in(&self, caller: &Caller, job: &Job, node: &Node) -> bool {
+        let any = self.namings.any.load(Ordering::Acquire);
+        any && job.has_spared(self.readers.process(caller), node.id.0, DECIDES)
+    }
+}
