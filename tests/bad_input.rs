@@ -176,7 +176,7 @@ fn rights_that_are_missing() {
     chown(home.0.path(), Some(USER), Some(USER)).unwrap();
     // The work tree may be somewhere that this user can't enter.
     let program = home.path("program");
-    fs::copy(binary(), &program).unwrap();
+    common::copy_program(&binary(), &program);
     let by_user = |store: &str, path: &'static str| {
         let words = [OsString::from("mount"), home.path(store).into(), home.path("m").into()];
         let program = program.clone();

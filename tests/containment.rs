@@ -168,7 +168,7 @@ fn a_mount_that_fails_leaves_nothing_however_far_it_came() {
     const USER: u32 = 34;
     let home = tempfile::tempdir().unwrap();
     let at = |name: &str| home.path().join(name);
-    fs::copy(binary(), at("cachefs")).unwrap();
+    common::copy_program(&binary(), &at("cachefs"));
     fs::create_dir(at("here")).unwrap();
     for path in [home.path().to_owned(), at("here")] {
         std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap();

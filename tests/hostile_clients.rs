@@ -82,7 +82,7 @@ fn filled() -> (Mount, Tree) {
 fn everyone_may_ask() {
     let (mount, _) = filled();
     let program = mount.beside("bin").join("cachefs");
-    fs::copy(common::binary(), &program).unwrap();
+    common::copy_program(&common::binary(), &program);
     // Other users don't get to the store.
     let shut = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     fs::set_permissions(mount.store(), shut).unwrap();

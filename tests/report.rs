@@ -292,7 +292,7 @@ fn names_stay_names() {
     fs::create_dir_all(odd.join("script>")).unwrap();
     // And one who uses it is called so.
     let named = mount.beside("programs").join("<img src=x>");
-    fs::copy(needs("sleep"), &named).unwrap();
+    common::copy_program(&needs("sleep"), &named);
     let script = "exec 3<\"$0\"; exec \"$1\" 1000";
     let first = mount.path().join("<!--<script>").join("file");
     let job = Job::start(&mount, &["sh", "-c", script, path(&first), path(&named)]);

@@ -22,7 +22,7 @@ impl Person {
     fn new(uid: u32, wrapper: &[&str]) -> Person {
         needs_root();
         let home = tempfile::Builder::new().prefix("cachefs-run-").tempdir().unwrap();
-        fs::copy(binary(), home.path().join("cachefs")).unwrap();
+        common::copy_program(&binary(), &home.path().join("cachefs"));
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
         chown(home.path(), Some(uid), Some(uid)).unwrap();
         Person { home, wrapper: wrapper.iter().map(|word| (*word).to_owned()).collect() }
@@ -104,6 +104,13 @@ impl Running {
     /// Lets the command go on; how it ends.
     fn end(mut self) -> std::process::ExitStatus {
         drop(self.0.stdin.take());
+        self.ended()
+    }
+
+    /// How the command ends, which would go on for ever by itself.
+    fn ended(mut self) -> std::process::ExitStatus {
+        // wait(2) of the standard library closes it first.
+        let _input = self.0.stdin.take();
         self.0.wait().unwrap()
     }
 }
@@ -172,13 +179,13 @@ fn signals_are_passed_on() {
         {
             let running = person.start(WAIT);
             running.signal(name);
-            assert_eq!(running.end().signal(), Some(number));
+            assert_eq!(running.ended().signal(), Some(number));
             person.expect_gone();
         }
         // The command decides what becomes of it.
         let running = person.start(&format!("trap 'exit 5' TERM; {WAIT}"));
         running.signal("TERM");
-        assert_eq!(running.end().code(), Some(5));
+        assert_eq!(running.ended().code(), Some(5));
         person.expect_gone();
     }
 }
@@ -264,7 +271,7 @@ fn what_cannot_be_run_is_told() {
 fn uv_installs_for_a_user_without_privileges() {
     let person = Person::user();
     let uv = person.home.path().join("uv");
-    fs::copy(tool("uv"), &uv).unwrap();
+    common::copy_program(&tool("uv"), &uv);
     let wheels = person.home.path().join("wheels");
     Run::new("cp").args(["-r".as_ref(), wheelhouse().as_os_str(), wheels.as_os_str()]).succeeds();
     let script = "./uv pip install --offline --no-index --find-links wheels --python /usr/bin/python3 \

@@ -3,6 +3,7 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cachefs_mount::{Name, NodeId};
 use lru::LruCache;
@@ -53,15 +54,18 @@ fn hash(folder: NodeId, name: Name<'_>) -> u64 {
 #[derive(Debug)]
 pub(super) struct Additions {
     names: [Mutex<LruCache<u64, Added>>; SHARDS],
-    /// When directories were renamed last.
-    moved: Mutex<LruCache<u64, Moment>>,
+    /// When directories were renamed last, and by which job.
+    moved: Mutex<LruCache<u64, (Moment, u64)>>,
+    /// When any was.
+    newest_moved: AtomicU64,
 }
 
 impl Additions {
     pub(super) fn new() -> Additions {
         // Unbounded to the maps, which otherwise reserve room for all at once.
         let names = std::array::from_fn(|_| Mutex::new(LruCache::unbounded()));
-        Additions { names, moved: Mutex::new(LruCache::unbounded()) }
+        let moved = Mutex::new(LruCache::unbounded());
+        Additions { names, moved, newest_moved: AtomicU64::new(0) }
     }
 
     pub(super) fn note(&self, (folder, name): (NodeId, Name<'_>), added: Added) {
@@ -80,17 +84,23 @@ impl Additions {
         added.filter(|added| added.node == node)
     }
 
-    pub(super) fn note_moved(&self, directory: NodeId, at: Moment) {
+    pub(super) fn note_moved(&self, directory: NodeId, (at, by): (Moment, u64)) {
+        self.newest_moved.fetch_max(at.0, Ordering::AcqRel);
         let mut moved = self.moved.lock();
-        moved.put(directory.0, at);
+        moved.put(directory.0, (at, by));
         if moved.len() > KNOWN.get() {
             moved.pop_lru();
         }
     }
 
-    /// When a directory was renamed last, if that is known.
-    pub(super) fn moved(&self, directory: NodeId) -> Option<Moment> {
+    /// When a directory was renamed last, and by which job, if that is known.
+    pub(super) fn moved(&self, directory: NodeId) -> Option<(Moment, u64)> {
         self.moved.lock().peek(&directory.0).copied()
+    }
+
+    /// When any directory was renamed last.
+    pub(super) fn newest_moved(&self) -> Moment {
+        Moment(self.newest_moved.load(Ordering::Acquire))
     }
 }
 
@@ -118,7 +128,8 @@ mod tests {
             additions.note((NodeId::ROOT, name(&text)), added(6, 3));
         }
         assert_eq!(additions.of(NodeId(5), NodeId::ROOT, name("a")), None);
-        additions.note_moved(NodeId(9), Moment(4));
-        assert_eq!(additions.moved(NodeId(9)), Some(Moment(4)));
+        additions.note_moved(NodeId(9), (Moment(4), 7));
+        assert_eq!(additions.moved(NodeId(9)), Some((Moment(4), 7)));
+        assert_eq!(additions.newest_moved(), Moment(4));
     }
 }

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cachefs_mount::{
@@ -211,6 +212,7 @@ impl Cache {
         // Between two directories he still removes the same tree.
         let counts = cached || gets_back && job.lists_any();
         if counts {
+            self.listings.fetch_add(1, Ordering::AcqRel);
             job.begins_to_list(versioned.id.0);
         }
         let open = Open::Directory(Mutex::new(Listing { stream: None, counts }));
@@ -224,7 +226,12 @@ impl Cache {
             return;
         }
         let versioned = self.tree.get(handle.node).map(|node| self.tree.versioned(&node).id);
-        let last = handle.job.ends_to_list(versioned.unwrap_or(handle.node).0);
+        let versioned = versioned.unwrap_or(handle.node);
+        let last = handle.job.ends_to_list(versioned.0);
+        self.listings.fetch_sub(1, Ordering::AcqRel);
+        if !handle.job.is_listing(versioned.0) {
+            self.drop_kept_while_listed(handle.job.id, versioned);
+        }
         if last && self.readers.removal_ended(&handle.job) {
             self.retired.wake();
         }
@@ -257,6 +264,7 @@ impl Cache {
         // Only those who list by this very handle wait for each other here.
         let mut listing = listing.lock();
         if !std::mem::replace(&mut listing.counts, true) {
+            self.listings.fetch_add(1, Ordering::AcqRel);
             handle.job.begins_to_list(versioned.id.0);
         }
         let stream = match &mut listing.stream {

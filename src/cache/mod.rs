@@ -37,7 +37,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -116,6 +116,10 @@ pub struct Cache {
     /// Of the running jobs, by their numbers.
     products: DashMap<u64, Products>,
     namings: Namings,
+    /// How many directories are open and listed.
+    listings: AtomicUsize,
+    /// Names that a job sees while it lists a directory, by the job and the directory.
+    kept_while_listed: DashMap<(u64, u64), Vec<Box<[u8]>>>,
     retired: Retired,
     spill: Spill,
     pruner: Pruner,
@@ -185,6 +189,8 @@ impl Cache {
             additions: Additions::new(),
             products: DashMap::new(),
             namings: Namings::new(),
+            listings: AtomicUsize::new(0),
+            kept_while_listed: DashMap::new(),
             retired: Retired::default(),
             spill,
             pruner: Pruner::new(),

@@ -240,7 +240,8 @@ impl Needs {
 
     /// The jobs that can be seen and that need it.
     fn holders(&self, record: &Record) -> impl Iterator<Item = &Arc<Job>> {
-        let older = self.jobs.iter().filter(|job| job.began < record.at);
+        let for_it = |job: &Job| record.only.as_ref().is_none_or(|only| only.contains(&job.id));
+        let older = self.jobs.iter().filter(move |job| job.began < record.at && for_it(job));
         older.filter(|job| record.seen_as.is_some() && !record.hidden.contains(&job.id))
     }
 
@@ -248,6 +249,9 @@ impl Needs {
     fn until(&self, record: &Record) -> Option<Instant> {
         if self.holders(record).next().is_some() {
             return Some(record.since + self.keep.retain_for);
+        }
+        if record.only.is_some() {
+            return None;
         }
         if record.seen_as.is_some() && self.removals.is_some_and(|began| began < record.at) {
             return Some(self.now + GOING_ON);

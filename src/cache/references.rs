@@ -309,7 +309,10 @@ impl Cache {
     fn kept_for(&self, job: &Job, folder: &Node, name: Name<'_>) -> Option<(Arc<Node>, Kept)> {
         let kept = folder.versions(name);
         let seen = |kept: &&Kept| match &kept.version.stage {
-            Stage::Retired { at, hidden } => job.began < *at && !hidden.contains(&job.id),
+            // Nothing comes back that is kept for a few only.
+            Stage::Retired { at, hidden, only: None } => {
+                job.began < *at && !hidden.contains(&job.id)
+            }
             _ => false,
         };
         let newest = kept.iter().filter(seen).max_by_key(|kept| match kept.version.stage {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cachefs_mount::{Caller, Errno, Kind, Name, NodeId, RenameFlags, Result};
 use rustix::fs::{AtFlags, OFlags};
+use smallvec::SmallVec;
 
 use super::Cache;
 use super::additions::{Added, How};
@@ -57,7 +58,7 @@ impl Cache {
         if kind(&status) == Kind::Directory {
             return if own.is_some() { Ok(()) } else { Err(Errno::EISDIR) };
         }
-        if self.is_spared(caller, &job, &folder, name)? {
+        if self.is_spared(caller, &job, (parent, &folder), name) {
             return Ok(());
         }
         self.hide(&change, &folder, name, job.id);
@@ -71,6 +72,12 @@ impl Cache {
         };
         if self.is_kept(job.id, at, (&folder, name), temporary) {
             return self.retire(&change, &folder, &directory, name, (at, job.id), true);
+        }
+        let listing = self.listing_beside(&job, &folder);
+        if !listing.is_empty() {
+            self.retire(&change, &folder, &directory, name, (at, job.id), true)?;
+            self.keep_while_listed(&change, &folder, name, listing);
+            return Ok(());
         }
         let _moving = self.moves.read();
         rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::empty()).map_err(errno)?;
@@ -132,7 +139,8 @@ impl Cache {
                 _ => return Err(Errno::ENOENT),
             },
         };
-        let removal = DirectoryRemoval { folder: &folder, directory: &directory, name, job: &job };
+        let removal =
+            DirectoryRemoval { parent, folder: &folder, directory: &directory, name, job: &job };
         let removed = self.remove_known(caller, step, &change, &removal, victim, &node);
         self.give_back(node.id, 1);
         removed
@@ -147,21 +155,24 @@ impl Cache {
         victim: Option<OwnedFd>,
         node: &Arc<Node>,
     ) -> Result<()> {
-        let DirectoryRemoval { folder, directory, name, job } = *removal;
+        let DirectoryRemoval { parent, folder, directory, name, job } = *removal;
         if node.kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
         let at = self.moment_of_removal(caller, job, folder);
-        if self.has_spared_in(caller, job, node) || self.is_spared(caller, job, folder, name)? {
+        let spared = self.has_spared_in(caller, job, node);
+        let is_empty = spared || self.is_empty_for(job, job.reader(), node)?;
+        if victim.is_some() && (spared || self.is_spared(caller, job, (parent, folder), name)) {
             let again = self.has_to_come_again(caller, step, folder, name);
             return if again { Err(Errno::ESTALE) } else { Ok(()) };
         }
-        let is_empty = self.is_empty_for(job, job.reader(), node)?;
         let own = || self.is_own(job.id, (folder, name), node.id, |how| how == How::Exclusively);
         let kept = victim.is_none()
             || !is_empty
             || self.is_anything_seen_in(node)
             || self.is_kept(job.id, at, (folder, name), own);
+        let listing = if kept { SmallVec::new() } else { self.listing_beside(job, folder) };
+        let kept = kept || !listing.is_empty();
         if kept && self.has_to_come_again(caller, step, folder, name) {
             return Err(Errno::ESTALE);
         }
@@ -170,6 +181,9 @@ impl Cache {
             None => Ok(()),
             Some(_) if kept => {
                 self.retire(change, folder, directory, name, (at, job.id), true)?;
+                if !listing.is_empty() {
+                    self.keep_while_listed(change, folder, name, listing);
+                }
                 self.ushering.wake();
                 Ok(())
             }
@@ -330,10 +344,15 @@ impl Cache {
         });
         let at = self.readers.tick();
         let node = self.tree.find(moved);
-        let keeps = source.live
+        let mut listing = SmallVec::new();
+        let mut keeps = source.live
             && self.is_kept(job.id, at, (&folder, name), || {
                 self.is_own(job.id, (&folder, name), self.tree.number(moved), |_| true)
             });
+        if source.live && !keeps && !exchange {
+            listing = self.listing_beside(&job, &folder);
+            keeps = !listing.is_empty();
+        }
         let mut how = rustix::fs::RenameFlags::empty();
         how.set(rustix::fs::RenameFlags::EXCHANGE, exchange);
         let no_replace = flags.contains(RenameFlags::NO_REPLACE);
@@ -370,6 +389,9 @@ impl Cache {
         let is_directory = node.as_ref().is_some_and(|node| node.kind == Kind::Directory);
         if keeps && !exchange {
             self.keep_moved(&folder, name, &source, node, (at, job.id))?;
+            if !listing.is_empty() {
+                self.keep_while_listed(&change, &folder, name, listing);
+            }
         }
         // The kernel moves what it has cached of the old name, with the time for which it believes it.
         for (folder, name) in [(&folder, name), (&new_folder, new_name)] {
@@ -401,7 +423,7 @@ impl Cache {
         let added = Added::new(node.id, (job.id, before.unwrap_or(now)), How::Moved);
         self.additions.note(name, added);
         if node.kind == Kind::Directory {
-            self.additions.note_moved(node.id, now);
+            self.additions.note_moved(node.id, (now, job.id));
         }
     }
 
@@ -500,6 +522,8 @@ impl Cache {
 
 /// Which directory a job removes.
 struct DirectoryRemoval<'a> {
+    /// As the caller knows `folder`.
+    parent: NodeId,
     folder: &'a Arc<Node>,
     directory: &'a OwnedFd,
     name: Name<'a>,

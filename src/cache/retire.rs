@@ -95,6 +95,8 @@ pub(super) struct Record {
     pub(super) at: Moment,
     /// Who does not see it although they began before: first of all who removed it.
     pub(super) hidden: SmallVec<[u64; 1]>,
+    /// The only ones it is kept for, if it is not kept for all that began before.
+    pub(super) only: Option<SmallVec<[u64; 1]>>,
     /// Where it was; none if nobody saw it any more when it was removed.
     pub(super) seen_as: Option<(Arc<Node>, Box<[u8]>)>,
     pub(super) node: NodeId,
@@ -200,7 +202,7 @@ impl Cache {
     pub(super) fn moved_since(&self, folder: &Arc<Node>, at: Moment) -> Option<bool> {
         let mut above = folder.clone();
         loop {
-            if self.additions.moved(above.id).is_some_and(|moved| moved > at) {
+            if self.additions.moved(above.id).is_some_and(|(moved, _)| moved > at) {
                 return Some(true);
             }
             let Some(place) = above.place() else { return Some(false) };
@@ -254,7 +256,7 @@ impl Cache {
         let hidden = SmallVec::from_elem(by, 1);
         let version = match seen {
             true => {
-                let stage = Stage::Retired { at, hidden: hidden.clone() };
+                let stage = Stage::Retired { at, hidden: hidden.clone(), only: None };
                 self.add_version(folder, name, node.id, stage)
             }
             false => self.next_number(),
@@ -263,7 +265,8 @@ impl Cache {
         let seen_as = seen.then(|| (folder.clone(), name.as_bytes().into()));
         let amount = (kind != Kind::Directory).then(|| amount(&status));
         let (lies, since) = (Some(text.as_bytes().into()), Instant::now());
-        let record = Record { at, hidden, seen_as, node: node.id, lies, since, amount };
+        let (node, only) = (node.id, None);
+        let record = Record { at, hidden, only, seen_as, node, lies, since, amount };
         self.retired.records.lock().insert(version, record);
         if !seen || kind == Kind::Directory {
             self.retired.wake();
@@ -304,12 +307,40 @@ impl Cache {
         (at, by): (Moment, u64),
     ) {
         let hidden = SmallVec::from_elem(by, 1);
-        let stage = Stage::Retired { at, hidden: hidden.clone() };
+        let stage = Stage::Retired { at, hidden: hidden.clone(), only: None };
         let version = self.add_version_of(folder, name, node, stage, of);
         let seen_as = Some((folder.clone(), name.as_bytes().into()));
         let (since, amount) = (Instant::now(), Some(Amount::default()));
-        let record = Record { at, hidden, seen_as, node, lies, since, amount };
+        let record = Record { at, hidden, only: None, seen_as, node, lies, since, amount };
         self.retired.records.lock().insert(version, record);
+    }
+
+    /// What was kept last under a name is kept for those only.
+    pub(super) fn keep_only_for(
+        &self,
+        _: &Change<'_>,
+        folder: &Node,
+        name: Name<'_>,
+        jobs: &SmallVec<[u64; 1]>,
+    ) {
+        let mut number = None;
+        self.tree.change_versions(folder, name.as_bytes(), |list| {
+            let kept = list.iter_mut().filter(|kept| kept.version.of.is_none());
+            let newest = kept.max_by_key(|kept| match kept.version.stage {
+                Stage::Retired { .. } => kept.number,
+                _ => 0,
+            });
+            if let Some(kept) = newest
+                && let Stage::Retired { only, .. } = &mut kept.version.stage
+            {
+                *only = Some(jobs.clone());
+                number = Some(kept.number);
+            }
+        });
+        let mut records = self.retired.records.lock();
+        if let Some(record) = number.and_then(|number| records.get_mut(&number)) {
+            record.only = Some(jobs.clone());
+        }
     }
 
     /// `job` does not see any kept version of a name any more.
@@ -435,15 +466,20 @@ impl Cache {
     /// All that is live in a retired directory becomes retired as the directory is; whether there was
     /// anything.
     fn retire_contents(&self, node: &Arc<Node>, stage: &Stage) -> Result<bool> {
-        let Stage::Retired { at, hidden } = stage else { return Ok(false) };
+        let Stage::Retired { at, hidden, only } = stage else { return Ok(false) };
         // Nobody sees more in it than sees the directory itself.
         for (name, _) in node.all_versions() {
             self.tree.change_versions(node, &name, |list| {
                 for kept in list.iter_mut() {
-                    if let Stage::Retired { at: removed, hidden: unseen } = &mut kept.version.stage
+                    if let Stage::Retired { at: removed, hidden: unseen, only: for_them } =
+                        &mut kept.version.stage
                     {
                         *removed = (*removed).min(*at);
                         unseen.extend(hidden.iter().copied());
+                        if let Some(only) = only {
+                            let both = for_them.get_or_insert_with(|| only.clone());
+                            both.retain(|job| only.contains(job));
+                        }
                     }
                 }
             });
@@ -457,6 +493,9 @@ impl Cache {
             match self.retire(&change, node, &directory, name, (*at, by), true) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(errno) => return Err(errno),
+            }
+            if let Some(only) = only {
+                self.keep_only_for(&change, node, name, only);
             }
             self.retired.tell_later(node.id, name.as_bytes());
             for &job in hidden.iter().skip(1) {
@@ -496,7 +535,11 @@ impl Cache {
         let held = |job: &Job| {
             let mut all = Amount::default();
             for record in &records {
-                let stage = Stage::Retired { at: record.at, hidden: record.hidden.clone() };
+                let stage = Stage::Retired {
+                    at: record.at,
+                    hidden: record.hidden.clone(),
+                    only: record.only.clone(),
+                };
                 let version = Version::shared((), stage);
                 if record.seen_as.is_some() && view::seen([version], job.reader()).is_some() {
                     all.add(record.amount.unwrap_or_default());

@@ -16,8 +16,10 @@ use std::time::Duration;
 use cachefs_mount::{Caller, Name, NodeId, Result};
 use lru::LruCache;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use super::Cache;
+use super::name_locks::Change;
 use super::references::FOREVER;
 use super::resolve::status;
 use super::tree::{Node, known_name};
@@ -84,8 +86,48 @@ impl Namings {
 }
 
 impl Cache {
-    /// Whether the caller's removal of a name in `folder` is to change nothing.
+    /// Whether the caller's removal of a name in `folder`, which it knows as `parent`, is to change nothing.
     pub(super) fn is_spared(
+        &self,
+        caller: &Caller,
+        job: &Job,
+        (parent, folder): (NodeId, &Arc<Node>),
+        name: Name<'_>,
+    ) -> bool {
+        // Seen by an old name: who removes that does not mean what has another one by now.
+        if parent != folder.id || self.is_moved_under(caller, job, folder) {
+            job.note_spared(&[folder.id.0], self.readers.process(caller));
+            return true;
+        }
+        // Of what goes away while it is looked at, nothing is to be spared.
+        self.is_named_since(caller, job, folder, name).unwrap_or(false)
+    }
+
+    /// Whether a directory has got another place since the caller listed it.
+    fn is_moved_under(&self, caller: &Caller, job: &Job, folder: &Arc<Node>) -> bool {
+        let moved_after = |at: Moment| self.additions.newest_moved() > at;
+        let Some(at) = job.listed(folder.id.0).filter(|at| moved_after(*at)) else { return false };
+        let process = self.readers.process(caller);
+        job.listed_by(process, folder.id.0, DECIDES).is_some()
+            && self.is_moved_by_others(job, folder, at)
+    }
+
+    fn is_moved_by_others(&self, job: &Job, folder: &Arc<Node>, at: Moment) -> bool {
+        let mut above = folder.clone();
+        loop {
+            if self.additions.moved(above.id).is_some_and(|(moved, by)| moved > at && by != job.id)
+            {
+                return true;
+            }
+            let place = above.place().filter(|_| above.id != NodeId::ROOT);
+            let Some(next) = place.and_then(|place| self.tree.get(place.parent()).ok()) else {
+                return false;
+            };
+            above = next;
+        }
+    }
+
+    fn is_named_since(
         &self,
         caller: &Caller,
         job: &Job,
@@ -147,7 +189,44 @@ impl Cache {
 
     /// Whether something that lies in a directory was spared when the caller removed it.
     pub(super) fn has_spared_in(&self, caller: &Caller, job: &Job, node: &Node) -> bool {
-        let any = self.namings.any.load(Ordering::Acquire);
-        any && job.has_spared(self.readers.process(caller), node.id.0, DECIDES)
+        job.has_spared_any() && job.has_spared(self.readers.process(caller), node.id.0, DECIDES)
+    }
+
+    /// The other jobs that list a directory at this moment.
+    pub(super) fn listing_beside(&self, job: &Job, folder: &Node) -> SmallVec<[u64; 1]> {
+        if self.listings.load(Ordering::Acquire) == 0 {
+            return SmallVec::new();
+        }
+        let jobs = self.readers.all().into_iter();
+        let listing = jobs.filter(|other| other.id != job.id && other.is_listing(folder.id.0));
+        listing.map(|other| other.id).collect()
+    }
+
+    /// What was just kept under a name is kept for those only who list the directory, and while they do.
+    ///
+    /// Who lists a directory that others work in meets names in it that are gone by the time he looks at them
+    /// (temporary ones mostly), and most programs that remove trees fail at that.
+    pub(super) fn keep_while_listed(
+        &self,
+        change: &Change<'_>,
+        folder: &Node,
+        name: Name<'_>,
+        listing: SmallVec<[u64; 1]>,
+    ) {
+        self.keep_only_for(change, folder, name, &listing);
+        for job in listing {
+            let mut listed = self.kept_while_listed.entry((job, folder.id.0)).or_default();
+            listed.push(name.as_bytes().into());
+        }
+    }
+
+    /// A job does not list a directory any more.
+    pub(super) fn drop_kept_while_listed(&self, job: u64, folder: NodeId) {
+        let Some((_, names)) = self.kept_while_listed.remove(&(job, folder.0)) else { return };
+        let Ok(node) = self.tree.get(folder) else { return };
+        for name in names {
+            let change = self.names.change(folder, &name);
+            self.hide(&change, &node, known_name(&name), job);
+        }
     }
 }

@@ -42,6 +42,8 @@ pub enum Stage {
         /// Those who do not see it any more although they began before: who removed it, and who
         /// removed it once more because they still saw it.
         hidden: SmallVec<[u64; 1]>,
+        /// The only ones it is kept for, if it is not kept for all that began before.
+        only: Option<SmallVec<[u64; 1]>>,
     },
 }
 
@@ -131,8 +133,10 @@ fn rank(stage: &Stage, reader: Reader) -> Option<(u8, u64)> {
         Stage::Staged { by } => (*by == reader.id).then_some(STAGED),
         Stage::Aside => Some(ASIDE),
         Stage::Live | Stage::Gone => None,
-        Stage::Retired { at, hidden } => {
-            (reader.began < *at && !hidden.contains(&reader.id)).then_some((0, at.0))
+        Stage::Retired { at, hidden, only } => {
+            let seen = reader.began < *at && !hidden.contains(&reader.id);
+            let kept = only.as_ref().is_none_or(|only| only.contains(&reader.id));
+            (seen && kept).then_some((0, at.0))
         }
     }
 }
@@ -159,9 +163,13 @@ mod tests {
             Just(Stage::Aside),
             Just(Stage::Gone),
             Just(Stage::Live),
-            (0..8u64, prop::collection::vec(0..4u64, 1..3))
-                .prop_map(|(at, by)| Stage::Retired { at: Moment(at), hidden: by.into() }),
+            (0..8u64, jobs(), prop::option::of(jobs()))
+                .prop_map(|(at, hidden, only)| { Stage::Retired { at: Moment(at), hidden, only } }),
         ]
+    }
+
+    fn jobs() -> impl Strategy<Value = SmallVec<[u64; 1]>> {
+        prop::collection::vec(0..4u64, 1..3).prop_map(SmallVec::from_vec)
     }
 
     fn user() -> impl Strategy<Value = Option<u32>> {
@@ -180,8 +188,9 @@ mod tests {
         let all = |of: &Option<u32>| of.is_none();
         let kept = |of: &dyn Fn(&Option<u32>) -> bool| {
             let kept = told.iter().filter(|(stage, user)| {
-                let Stage::Retired { at, hidden } = stage else { return false };
-                of(user) && !hidden.contains(&reader.id) && *at > reader.began
+                let Stage::Retired { at, hidden, only } = stage else { return false };
+                let for_it = only.as_ref().is_none_or(|only| only.contains(&reader.id));
+                of(user) && for_it && !hidden.contains(&reader.id) && *at > reader.began
             });
             kept.max_by_key(|(stage, _)| match stage {
                 Stage::Retired { at, .. } => *at,

@@ -125,6 +125,11 @@ impl Job {
         spared.is_some_and(|(by, when)| by == process && !self.is_past(when, within))
     }
 
+    /// Whether it has removed anything in vain.
+    pub fn has_spared_any(&self) -> bool {
+        !self.spared.lock().is_empty()
+    }
+
     /// Whether it has used the mount longer than that after that time, in milliseconds of the clock.
     fn is_past(&self, when: u64, within: Duration) -> bool {
         let ago = self.touched.load(Ordering::Relaxed).saturating_sub(when);

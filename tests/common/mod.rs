@@ -27,5 +27,5 @@ pub(crate) use index::{Index, wheelhouse};
 pub(crate) use machine::on_a_machine_of_its_own;
 pub(crate) use mount::{Mount, MountBuilder};
 pub(crate) use run::{FORGET_OTHERS, Finished, Run, ends_with_its_starter};
-pub(crate) use tools::{binary, needs, needs_root, tool, tools_directory};
-pub(crate) use tree::{Entry, Kind, Tree};
+pub(crate) use tools::{binary, copy_program, needs, needs_root, tool, tools_directory};
+pub(crate) use tree::{Entry, Kind, Tree, not_live, staged};

@@ -166,7 +166,7 @@ impl MountBuilder {
             }
             // The work tree may be somewhere that this user can't enter.
             let copy = place.path().join("cachefs");
-            fs::copy(&program, &copy).unwrap();
+            super::copy_program(&program, &copy);
             program = copy;
         }
         // The kernel names mounts by their real paths.

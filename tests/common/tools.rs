@@ -35,6 +35,13 @@ pub(crate) fn needs(program: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("this test needs the program {program}: run tests/setup"))
 }
 
+/// Makes a copy of a program that can be run at once. If the test copied it itself, programs that other threads
+/// start at that moment would inherit the file open for writing, and the kernel refuses to run it for as long.
+#[track_caller]
+pub(crate) fn copy_program(program: &Path, to: &Path) {
+    super::Run::new("cp").args([program, to]).succeeds();
+}
+
 /// The test fails when it isn't run by root.
 #[track_caller]
 pub(crate) fn needs_root() {

@@ -210,3 +210,22 @@ fn kind(path: &Path, metadata: &Metadata, normalise: impl FnOnce(Vec<u8>) -> Vec
         Kind::Device
     }
 }
+
+/// What lies in a store that is being written.
+pub(crate) fn staged(store: &Path) -> Vec<PathBuf> {
+    let stages = inside(&store.join(".cachefs/staged"));
+    // The folders in which it is written stay.
+    let files = |stage: PathBuf| if stage.is_dir() { inside(&stage) } else { vec![stage] };
+    stages.into_iter().flat_map(files).collect()
+}
+
+/// What lies in a store that is not live: what is being written, and what was removed and is kept.
+pub(crate) fn not_live(store: &Path) -> Vec<PathBuf> {
+    staged(store).into_iter().chain(inside(&store.join(".cachefs/retired"))).collect()
+}
+
+/// Nothing, if the folder is gone.
+fn inside(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}

@@ -400,12 +400,7 @@ impl Engine {
         if let Some(memory) = &self.memory {
             give_back(&self.cache, &std::mem::take(&mut *memory.lock().unwrap()));
         }
-        let private = self.directory.path().join(PRIVATE);
-        let left = || {
-            let folders = ["staged", "retired"].map(|name| private.join(name));
-            let all = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
-            all.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
-        };
+        let left = || crate::common::not_live(self.directory.path());
         // Reclaiming is nobody's business while he waits for an answer.
         for _ in 0..500 {
             let counts = self.cache.counts();

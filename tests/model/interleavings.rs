@@ -105,7 +105,7 @@ impl Miniature {
     }
 
     fn retired(&self, by: u64) -> Stage {
-        Stage::Retired { at: self.tick(), hidden: [by].into_iter().collect() }
+        Stage::Retired { at: self.tick(), hidden: [by].into_iter().collect(), only: None }
     }
 
     fn retire(&self, name: usize, by: u64) {

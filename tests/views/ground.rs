@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::Agent;
-use crate::common::{Finished, Mount, MountBuilder, Run};
+use crate::common::{Finished, Mount, MountBuilder, Run, staged};
 
 /// What is to be seen below a directory, by name: `/`, `= contents` or `-> target`.
 pub(crate) type View = BTreeMap<String, String>;
@@ -169,8 +169,7 @@ impl Ground {
     #[track_caller]
     pub(crate) fn nothing_is_staged(&self) {
         if self.is_mount() {
-            let staged = self.store.join(".cachefs/staged");
-            eventually("nothing is staged any more", || names(&staged).is_empty());
+            eventually("nothing is staged any more", || staged(&self.store).is_empty());
         }
     }
 }
