@@ -1,5 +1,6 @@
 //! What `stat(2)` tells, and changing it.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,6 +12,7 @@ use cachefs_mount::{
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Statx, StatxTimestamp, Timespec, Timestamps, Uid};
 
 use super::handles::Open;
+use super::quota::Stretch;
 use super::resolve::{errno, kind, self_path, status};
 use super::tree::Node;
 use super::{Access, Cache};
@@ -175,9 +177,14 @@ impl Cache {
             && let Open::Writing { flags, .. } = &handle.open
             && flags.contains(OpenFlags::WRITE)
         {
-            return self.writing(&handle, |file| rustix::fs::ftruncate(file, size).map_err(errno));
+            return self.writing(&handle, Stretch::NONE, |file| {
+                rustix::fs::ftruncate(file, size).map_err(errno)
+            });
         }
-        let resize = |file: OwnedFd| rustix::fs::ftruncate(&file, size).map_err(errno);
+        let resize = |file: OwnedFd| {
+            let file = File::from(file);
+            self.charging(None, &file, || rustix::fs::ftruncate(&file, size).map_err(errno))
+        };
         match resize(self.open_to_write(node, OFlags::WRONLY, None)?) {
             Err(errno) if node.of.is_none() && self.takes_over(errno) => {
                 self.move_node(node, errno, None)?;
@@ -203,6 +210,7 @@ impl Cache {
                 gid.map(Gid::from_raw),
                 AtFlags::EMPTY_PATH,
             )
+            .map(|()| self.charge_given(descriptor))
             .map_err(errno),
         }
     }

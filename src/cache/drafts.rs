@@ -105,6 +105,8 @@ pub(super) struct Drafting<'a> {
     /// The versions that the name has, besides the live one.
     pub(super) kept: &'a KeptList,
     pub(super) job: u64,
+    /// Who writes it, if that is known.
+    pub(super) uid: Option<u32>,
     /// The one user who is to see it, in a directory that is everyone's.
     pub(super) of: Option<u32>,
 }
@@ -185,7 +187,7 @@ impl Cache {
         change: &Change<'_>,
         drafting: &Drafting<'_>,
     ) -> Result<Option<Start>> {
-        let Drafting { folder, name, kept, job, of } = *drafting;
+        let Drafting { folder, name, kept, job, of, .. } = *drafting;
         for draft in self.others(kept, job) {
             if self.is_locked(draft.node) {
                 self.publish_common(change, &draft)?;
@@ -243,7 +245,7 @@ impl Cache {
         mode: Mode,
     ) -> Result<(Arc<Draft>, OwnedFd)> {
         let Drafting { folder, name, job, of, .. } = *drafting;
-        let (lies, text, file) = self.draft_file(folder, of, flags, mode)?;
+        let (lies, text, file) = self.draft_file(drafting, flags, mode)?;
         let status = status(&file, b"")?;
         let place = super::tree::known_name(text.as_bytes());
         let node = self.tree.know(key(&status), Kind::File, lies, place);
@@ -267,27 +269,34 @@ impl Cache {
         Ok((draft, file))
     }
 
-    /// A new file for a draft of something in `folder`: where it lies, its name there, and itself.
+    /// A new file for a draft: where it lies, its name there, and itself.
     fn draft_file(
         &self,
-        folder: &Arc<Node>,
-        of: Option<u32>,
+        drafting: &Drafting<'_>,
         flags: OFlags,
         mode: Mode,
     ) -> Result<(NodeId, String, OwnedFd)> {
+        let Drafting { folder, uid, of, .. } = *drafting;
         if let Some(user) = of.or(folder.of) {
             let (text, file) = self.own_file(user, flags, mode)?;
             return Ok((USERS, text, file));
         }
         let always = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        if !self.spills_at_once() && !self.lies_in_area(folder) {
+        if !self.spills_at_once()
+            && !self.lies_in_area(folder)
+            && !self.is_too_much_in(folder, uid)?
+        {
             let number = self.next_number();
             let (number, text) = ((number / ON_ONE_STAGE) as usize, number.to_string());
             let number = number % self.stages.len();
             let made = rustix::fs::openat(&*self.stages[number], &*text, flags | always, mode);
             match made.map_err(errno) {
                 Err(errno) if self.takes_over(errno) => {}
-                made => return made.map(|file| (stage(number), text, file)),
+                made => {
+                    let file = made?;
+                    self.charge_made_file(uid, &file)?;
+                    return Ok((stage(number), text, file));
+                }
             }
         }
         let (text, file) = self.spill_file(flags, mode)?;
@@ -335,7 +344,8 @@ impl Cache {
         if let Some(own) = staged_by(&kept, job.id) {
             return self.kept_entry(own);
         }
-        let drafting = Drafting { folder, name, kept: &kept, job: job.id, of };
+        let (job, uid) = (job.id, Some(caller.uid));
+        let drafting = Drafting { folder, name, kept: &kept, job, uid, of };
         let shared = match self.share(&change, &drafting)? {
             Some(Start::Draft(draft)) => draft,
             Some(Start::Live) if let Some(id) = aside_of(&folder.versions_of(name, of), of) => {
@@ -368,7 +378,8 @@ impl Cache {
         if let Some(own) = staged_by(&kept, job.id) {
             return Ok(self.draft_of(own, job.id));
         }
-        let drafting = Drafting { folder: &folder, name, kept: &kept, job: job.id, of };
+        let (folder, job, uid) = (&folder, job.id, Some(caller.uid));
+        let drafting = Drafting { folder, name, kept: &kept, job, uid, of };
         let old = Old { status: self.node_status(node)?, node: self.tree.get(node.id).ok() };
         self.stage_like(&change, &drafting, &old).map(Some)
     }
@@ -409,7 +420,7 @@ impl Cache {
         // What another job has begun to write meanwhile is not this one's to empty.
         let own = !draft.is_joined_by(job);
         if own && flags.contains(OpenFlags::TRUNCATE) && draft.written.load(Ordering::Relaxed) {
-            rustix::fs::ftruncate(&file, 0).map_err(errno)?;
+            self.empty(&file)?;
         }
         Ok(file)
     }
@@ -488,7 +499,9 @@ impl Cache {
             self.give_up(change, draft, other);
             let kept = draft.versions();
             let (folder, name, of) = (&draft.folder, draft.name(), draft.of);
-            let drafting = Drafting { folder, name, kept: &kept, job: other, of };
+            // Who writes it is seen when he does.
+            let (job, uid) = (other, None);
+            let drafting = Drafting { folder, name, kept: &kept, job, uid, of };
             let from = Some(draft.clone());
             let (own, _) = self.stage_from(from, &drafting, draft.making, OFlags::RDWR, mode)?;
             if !self.readers.runs(other) {
@@ -538,8 +551,8 @@ impl Cache {
             }
             None => {
                 let (folder, name) = (&draft.folder, draft.name());
-                let (job, of) = (handle.job.id, draft.of);
-                let drafting = Drafting { folder, name, kept: &kept, job, of };
+                let (job, uid, of) = (handle.job.id, Some(handle.uid), draft.of);
+                let drafting = Drafting { folder, name, kept: &kept, job, uid, of };
                 self.stage(change, &drafting, draft.making, OFlags::RDWR, mode)?
             }
         };

@@ -20,6 +20,7 @@ use super::handles::{Handle, Open, Target};
 use super::lookup::Step;
 use super::name_locks::Change;
 use super::namespace::mode;
+use super::quota::Stretch;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::tree::Node;
 use super::view::is_lock_name;
@@ -86,14 +87,14 @@ impl Cache {
         let mut file = File::from(self.open_to_write(&node, wanted, None)?);
         drop_set_id(&file)?;
         if flags.contains(OpenFlags::TRUNCATE)
-            && let Err(error) = rustix::fs::ftruncate(&file, 0)
+            && let Err(errno) = self.empty(&file)
         {
-            if node.of.is_some() || !self.takes_over(errno(error)) {
-                return Err(errno(error));
+            if node.of.is_some() || !self.takes_over(errno) {
+                return Err(errno);
             }
-            self.move_node(&node, errno(error), None)?;
+            self.move_node(&node, errno, None)?;
             file = File::from(self.open_node(&node, wanted)?);
-            rustix::fs::ftruncate(&file, 0).map_err(errno)?;
+            self.empty(&file)?;
         }
         self.opened_for_writing(caller, job, &node, flags, file)
     }
@@ -130,7 +131,8 @@ impl Cache {
         if node.of.is_none() {
             self.note_use(node, job.id);
         }
-        let handle = self.handles.insert(Handle { node: node.id, job, process, user, open });
+        let uid = caller.uid;
+        let handle = self.handles.insert(Handle { node: node.id, job, process, uid, user, open });
         if self.spill.has_moved() {
             let known = self.handles.get(handle)?;
             if let Err(errno) = self.follow_moved(of.unwrap_or(node.id), &known) {
@@ -187,6 +189,7 @@ impl Cache {
         if let Err(errno) = self.close_draft(&handle, None) {
             tracing::warn!(%errno, "a file that was written could not be given its name");
         }
+        self.charge_closed(&handle);
         if let Open::Writing { target, .. } = &handle.open {
             self.note_written_use(&handle, &target.read().file.clone());
         }
@@ -253,7 +256,9 @@ impl Cache {
         let old = live.map(|live| self.tree.know(key(&live), Kind::File, parent, name));
         let in_place = |(old, live): (&Arc<Node>, Statx)| self.is_emptied_in_place(old, &live, 0);
         let created = if replaces && !old.as_ref().zip(live).is_some_and(in_place) {
-            let drafting = Drafting { folder: &folder, name, kept: &kept, job: job.id, of: None };
+            let (by, uid) = (job.id, Some(caller.uid));
+            let folder = &folder;
+            let drafting = Drafting { folder, name, kept: &kept, job: by, uid, of: None };
             let replaced = live.map(|status| Old { status, node: old.clone() });
             self.create_draft(caller, &change, &drafting, replaced, permissions, flags)
         } else {
@@ -279,6 +284,7 @@ impl Cache {
         let entry = self.found(parent, name, &status(&file, b"")?);
         let node = self.tree.get(entry.attributes.node)?;
         if live.is_none() {
+            self.charge_made_file(Some(caller.uid), &file)?;
             let how = if exclusive { How::Exclusively } else { How::Shared };
             self.note_added(node.id, &job, (folder.id, name), how);
         }
@@ -358,12 +364,17 @@ impl Cache {
             Err(rustix::io::Errno::EXIST) if !flags.contains(OpenFlags::EXCLUSIVE) => {
                 let file = File::from(open_at(directory, name.as_bytes(), wanted)?);
                 if flags.contains(OpenFlags::TRUNCATE) {
-                    rustix::fs::ftruncate(&file, 0).map_err(errno)?;
+                    self.empty(&file)?;
                 }
                 Ok(file)
             }
             Err(error) => Err(errno(error)),
         }
+    }
+
+    /// Empties a file.
+    pub(super) fn empty(&self, file: &File) -> Result<()> {
+        self.charging(None, file, || rustix::fs::ftruncate(file, 0).map_err(errno))
     }
 
     /// A descriptor of an open file: its own, or for reading any that is kept for the node.
@@ -428,7 +439,8 @@ impl Cache {
         self.before_writing(&handle)?;
         self.charge_bytes(handle.node, data.len() as u64)?;
         let mut done = 0;
-        let written = self.writing(&handle, |file| {
+        let stretch = Stretch { offset, length: data.len() as u64 };
+        let written = self.writing(&handle, stretch, |file| {
             while done < data.len() {
                 match file.write_at(&data[done..], offset + done as u64) {
                     Ok(0) => break,
@@ -462,11 +474,13 @@ impl Cache {
     ) -> Result<()> {
         let handle = self.handles.get(id)?;
         self.before_writing(&handle)?;
+        let mut stretch = Stretch::NONE;
         if !flags.contains(AllocateFlags::PUNCH_HOLE) {
             self.charge_bytes(handle.node, length)?;
+            stretch = Stretch { offset, length };
         }
         let flags = FallocateFlags::from_bits_retain(flags.bits());
-        self.writing(&handle, |file| {
+        self.writing(&handle, stretch, |file| {
             rustix::fs::fallocate(file, flags, offset, length).map_err(errno)
         })
     }
@@ -492,7 +506,8 @@ impl Cache {
         self.before_writing(&to)?;
         let length = usize::try_from(length).map_err(|_| Errno::EINVAL)?;
         self.charge_copy(to.node, &*self.file(&from)?, from_offset, length)?;
-        let copied = self.writing(&to, |file| {
+        let stretch = Stretch { offset: to_offset, length: length as u64 };
+        let copied = self.writing(&to, stretch, |file| {
             let (at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
             let source = self.file(&from)?;
             rustix::fs::copy_file_range(&*source, at, file, to_at, length).map_err(errno)

@@ -21,7 +21,9 @@ pub(super) struct Handle {
     pub(super) job: Arc<Job>,
     /// The process that opened it; 0 where it can't be seen.
     pub(super) process: u32,
-    /// Who has opened it, if that is a user who is not trusted.
+    /// Who has opened it.
+    pub(super) uid: u32,
+    /// The same, if that is a user who is not trusted.
     pub(super) user: Option<u32>,
     pub(super) open: Open,
 }

@@ -97,7 +97,8 @@ impl Cache {
             };
             let nobody = Caller { uid: 0, gid: 0, thread: 0 };
             let job = cache.readers.job(&nobody);
-            cache.handles.restore(id, Handle { node, job, process: 0, user: None, open });
+            let uid = job.uid;
+            cache.handles.restore(id, Handle { node, job, process: 0, uid, user: None, open });
         }
         let cache = Arc::new(cache);
         cache.begin()?;

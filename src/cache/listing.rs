@@ -216,7 +216,8 @@ impl Cache {
             job.begins_to_list(versioned.id.0);
         }
         let open = Open::Directory(Mutex::new(Listing { stream: None, counts }));
-        Ok((self.handles.insert(Handle { node: id, job, process, user, open }), cached))
+        let handle = Handle { node: id, job, process, uid: caller.uid, user, open };
+        Ok((self.handles.insert(handle), cached))
     }
 
     pub(super) fn release_directory(&self, id: HandleId) {

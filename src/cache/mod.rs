@@ -20,6 +20,7 @@ mod numbers;
 mod own;
 mod pruning;
 mod publish;
+mod quota;
 mod reaper;
 mod references;
 mod removal;
@@ -63,11 +64,12 @@ use self::name_locks::NameLocks;
 use self::numbers::Numbers;
 pub use self::numbers::{OTHER, ToolNumbers, Totals};
 use self::own::Own;
-pub use self::own::{Limit, Quotas, Usage};
 use self::pruning::Pruner;
 pub use self::pruning::{
     Inventory, Known, Limits, Listed, PruneError, PruneOptions, PruneRequest, Pruned, PrunedUnit,
 };
+use self::quota::Quota;
+pub use self::quota::{Limit, Quotas, Usage};
 use self::references::Products;
 use self::retire::Retired;
 pub use self::retire::{Amount, CleanError, Cleaned, Holding, Keep};
@@ -85,7 +87,7 @@ use crate::store::Store;
 pub struct CacheOptions {
     /// Who may do what.
     pub access: Access,
-    /// How much each user may have to himself.
+    /// How much each user may have: to himself, or in the store.
     pub quotas: Quotas,
     /// About how many descriptors of the store are kept open for later use.
     pub descriptors: usize,
@@ -122,6 +124,8 @@ pub struct Cache {
     kept_while_listed: DashMap<(u64, u64), Vec<Box<[u8]>>>,
     retired: Retired,
     spill: Spill,
+    /// None: everyone may have what there is.
+    quota: Option<Quota>,
     pruner: Pruner,
     /// An administrator, or the daemon itself, removes what is to go as one. Locked before `names`.
     cleaning: Mutex<()>,
@@ -169,6 +173,7 @@ impl Cache {
         let (stages, retired_folder) = (store.stages(STAGES)?, store.folder("retired")?);
         let spill = Spill::new(&store)?;
         let own = Own::new(&store, &options)?;
+        let quota = Quota::new(&store, &options);
         let key = |folder: &OwnedFd| {
             let status = resolve::status(folder, b"");
             status.map(|s| resolve::key(&s)).map_err(|e| io::Error::from_raw_os_error(e.raw()))
@@ -193,6 +198,7 @@ impl Cache {
             kept_while_listed: DashMap::new(),
             retired: Retired::default(),
             spill,
+            quota,
             pruner: Pruner::new(),
             cleaning: Mutex::new(()),
             own,
@@ -219,6 +225,7 @@ impl Cache {
         self.start_herald()?;
         self.start_probing()?;
         self.start_pruner()?;
+        self.start_counting()?;
         let cache = Arc::downgrade(self);
         self.readers.when_one_ends(Box::new(move |job| {
             if let Some(cache) = cache.upgrade() {
@@ -326,7 +333,7 @@ impl Volume for Cache {
         if let Some(done) = self.apart(caller, (parent, 1), inside, beside) {
             return done;
         }
-        if !self.goes_aside(parent, name) {
+        if !self.goes_aside(parent, name) && !self.is_over(caller, parent)? {
             match self.make_node(caller, parent, name, kind, permissions) {
                 Err(errno) if self.takes_over(errno) => {}
                 made => return made,
@@ -347,7 +354,7 @@ impl Volume for Cache {
         if let Some(done) = self.apart(caller, (parent, 1), inside, beside) {
             return done;
         }
-        if !self.goes_aside(parent, name) {
+        if !self.goes_aside(parent, name) && !self.is_over(caller, parent)? {
             match self.make_directory(caller, parent, name, permissions) {
                 Err(errno) if self.takes_over(errno) => {}
                 made => return made,
@@ -368,7 +375,7 @@ impl Volume for Cache {
         if let Some(done) = self.apart(caller, (parent, 1), inside, beside) {
             return done;
         }
-        if !self.goes_aside(parent, name) {
+        if !self.goes_aside(parent, name) && !self.is_over(caller, parent)? {
             match self.make_symlink(caller, parent, name, target) {
                 Err(errno) if self.takes_over(errno) => {}
                 made => return made,
@@ -393,7 +400,7 @@ impl Volume for Cache {
         if let Some(done) = self.apart(caller, (parent, 1), inside, beside) {
             return done;
         }
-        if !self.goes_aside(parent, name) {
+        if !self.goes_aside(parent, name) && !self.would_come_in(&what, parent) {
             match self.make_link(caller, node, parent, name) {
                 // What lies in the area can't have a name in the store.
                 Err(Errno::EXDEV) if self.spill.is_used() => {}
@@ -461,7 +468,11 @@ impl Volume for Cache {
             // One is not trusted in the one and trusted in the other.
             [Ok(_), Ok(_)] => return Err(Errno::EACCES),
         }
-        if !self.goes_aside(parent, name) && !self.goes_aside(new_parent, new_name) {
+        if !self.goes_aside(parent, name)
+            && !self.goes_aside(new_parent, new_name)
+            && !self.would_bring_in(parent, new_parent)
+            && !self.is_incomplete(caller, parent, name)
+        {
             self.note_named(new_parent, new_name, self.readers.job(caller).id);
             match self.rename(caller, (parent, name), (new_parent, new_name), flags) {
                 // Between the store and the area nothing is moved.
@@ -492,7 +503,7 @@ impl Volume for Cache {
         if let Some(done) = self.apart(caller, (parent, 1), inside, beside) {
             return done;
         }
-        if !self.goes_aside(parent, name) {
+        if !self.goes_aside(parent, name) && !self.is_over(caller, parent)? {
             match self.create(caller, parent, name, permissions, flags) {
                 Err(errno) if self.takes_over(errno) => {}
                 created => return created,

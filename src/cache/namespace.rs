@@ -34,7 +34,9 @@ impl Cache {
             let flags = AtFlags::SYMLINK_NOFOLLOW;
             rustix::fs::chownat(at, name.as_bytes(), Some(uid), Some(gid), flags).map_err(errno)?;
         }
-        let entry = self.found(parent, name, &status(at, name.as_bytes())?);
+        let found = status(at, name.as_bytes())?;
+        let entry = self.found(parent, name, &found);
+        self.charge_made(Some(caller.uid), &found, (at, name.as_bytes()));
         self.note_added(entry.attributes.node, job, (folder.id, name), How::Exclusively);
         if entry.attributes.kind == Kind::Directory && folder.of.is_none() {
             self.note_product(job, folder.id, name, false);

@@ -46,6 +46,7 @@ impl Cache {
         let taken = match draft.of {
             Some(user) => self.publish_own_part(draft, by, user),
             None if self.is_out_of_reach(&draft.folder) => Err(Errno::EROFS),
+            None if self.has_to_stay_aside(draft) => Err(Errno::EXDEV),
             None => self.take_name(draft, by),
         };
         let result = match taken {
@@ -278,7 +279,7 @@ impl Cache {
             return self.publish(&change, draft);
         }
         self.give_up(&change, draft, job);
-        emptied.map(drop).map_err(errno)
+        self.charge_emptied(emptied.map_err(errno)?)
     }
 
     /// Drops what a job that has ended was writing: what it closed is live, and the rest it was told of

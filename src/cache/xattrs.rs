@@ -11,6 +11,7 @@ use cachefs_mount::{Errno, Kind, NodeId, Result, SetXattr};
 use rustix::fs::XattrFlags;
 
 use super::Cache;
+use super::quota::MARK;
 use super::resolve::{errno, self_path};
 use super::tree::Node;
 
@@ -21,7 +22,11 @@ const MAX: usize = 64 * 1024;
 
 fn checked(name: &OsStr) -> Result<&[u8]> {
     let bytes = name.as_bytes();
-    if bytes.starts_with(NAMESPACE) { Ok(bytes) } else { Err(Errno::EOPNOTSUPP) }
+    if is_shown(bytes) { Ok(bytes) } else { Err(Errno::EOPNOTSUPP) }
+}
+
+fn is_shown(name: &[u8]) -> bool {
+    name.starts_with(NAMESPACE) && name != MARK
 }
 
 impl Cache {
@@ -66,7 +71,7 @@ impl Cache {
         let mut names = vec![0; MAX];
         let length = self.at_path(id, |path| rustix::fs::listxattr(path, &mut names[..]))?;
         names.truncate(length);
-        let ours = |name: &&[u8]| name.starts_with(NAMESPACE);
+        let ours = |name: &&[u8]| is_shown(name.strip_suffix(b"\0").unwrap_or(name));
         Ok(names.split_inclusive(|&byte| byte == 0).filter(ours).flatten().copied().collect())
     }
 

@@ -12,6 +12,7 @@ Examples:
     cachefs mount /var/lib/cachefs /mnt/cache
     cachefs mount --access posix --retain-for 2h /var/lib/cachefs /mnt/cache
     cachefs mount --access scoped --trust 1000,1001 --quota-default 2G /var/lib/cachefs /mnt/cache
+    cachefs mount --quota root=50% --quota-default 2G:100000 /var/lib/cachefs /mnt/cache
     cachefs mount -o reader=cgroup,log=/var/log/cachefs.log /var/lib/cachefs /mnt/cache";
 
 pub(super) const UMOUNT: &str = "\

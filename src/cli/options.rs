@@ -52,13 +52,15 @@ pub(super) struct Settings {
     #[arg(long, value_name = "UID:GID")]
     pub owner: Option<Owner>,
 
-    /// With `--access scoped`: how much one user who is not trusted may have to himself, in space (of
-    /// the spill area's filesystem, where it is `10%`) and, if it is said, in names; may be given for several, as in `--quota alice=20G:100000 --quota 1002=512MiB`
+    /// How much of the store one user may take, in space (of its filesystem, where it is `10%`) and, if
+    /// it is said, in files; may be given for several, as in `--quota alice=20G:100000 --quota
+    /// root=50%`. What he writes beyond that goes to the spill area. With `--access scoped`: how much he
+    /// may have to himself, in the spill area, if he is not trusted
     #[arg(long, value_name = "USER=SIZE[:FILES]", value_parser = quota)]
     pub quota: Vec<(u32, Limit)>,
 
-    /// The same for all users who are not named [default: a tenth of the spill area's filesystem, and
-    /// 250000 names]
+    /// The same for all users who are not named, root too [default: no limit; with `--access scoped` a
+    /// tenth of the spill area's filesystem, and 250000 names]
     #[arg(long, value_name = "SIZE[:FILES]", value_parser = limit)]
     pub quota_default: Option<Limit>,
 
@@ -465,11 +467,6 @@ impl MountArgs {
                         everyone"
                 .into());
         }
-        if (!settings.quota.is_empty() || settings.quota_default.is_some()) && !scoped {
-            return Err(
-                "`quota` and `quota-default` are for `access` `scoped` only in this version".into(),
-            );
-        }
         if settings.spill.is_some() && settings.on_write_error == Some(OnWriteError::Fail) {
             return Err("`spill` is for `on-write-error` `absorb` only; with `fail` nothing is \
                         spilled"
@@ -566,11 +563,10 @@ mod tests {
             ("trust=root", "`scoped` only"),
             ("access=scoped,trust=no-such-user-here", "there is no user"),
             ("access=scoped,trust", "needs a value"),
-            ("quota=0=1G", "`scoped` only"),
-            ("access=scoped,quota=1G", "USER=SIZE"),
-            ("access=scoped,quota=0=1G:many", "number of files"),
+            ("quota=1G", "USER=SIZE"),
+            ("quota=0=1G:many", "number of files"),
             ("access=scoped,quota-default=much", "number and a unit"),
-            ("access=scoped,quota-default=110%", "more than all"),
+            ("quota-default=110%", "more than all"),
             ("access", "needs a value"),
             ("access=all", "`shared`, `posix` or `scoped`"),
             ("owner=root:root", "UID:GID"),

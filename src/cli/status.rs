@@ -78,7 +78,11 @@ pub(super) fn describe(mount: &Value) -> String {
         row("spilled", format!("{} in {files}, until it is unmounted", show::bytes(bytes)));
     }
     for user in mount["users"].as_array().into_iter().flatten() {
-        row("own", own(user));
+        match mount["access"].as_str() {
+            // What he removes is counted later.
+            Some("scoped") => row("own", has(user, "at most ")),
+            _ => row("quota", has(user, "")),
+        }
     }
     row("readers", format!("{} running", number("readers")));
     row(
@@ -159,16 +163,19 @@ fn removed(retired: &Value) -> String {
     format!("{} in {files}, {until}", show::bytes(number("bytes")))
 }
 
-/// What a user who is not trusted has to himself.
-fn own(user: &Value) -> String {
-    let number = |what: &str, key: &str| user[what][key].as_u64().unwrap_or(0);
+/// What a user has, and may have.
+fn has(user: &Value, about: &str) -> String {
+    let number = |key: &str| user["used"][key].as_u64().unwrap_or(0);
+    let of = |limit: Option<String>| limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
+    let limit = |key: &str| user["limit"][key].as_u64();
     format!(
-        "user {}: at most {} of {}, {} of {} names",
+        "user {}: {about}{}{}, {}{} names{}",
         user["uid"],
-        show::bytes(number("used", "bytes")),
-        show::bytes(number("limit", "bytes")),
-        number("used", "files"),
-        number("limit", "files"),
+        show::bytes(number("bytes")),
+        of(limit("bytes").map(show::bytes)),
+        number("files"),
+        of(limit("files").map(|files| files.to_string())),
+        if user["over"] == true { "; over quota" } else { "" },
     )
 }
 
@@ -217,7 +224,13 @@ mod tests {
     fn what_users_have_is_told() {
         let user = json!({"uid": 2000, "used": {"bytes": 1024, "files": 3},
             "limit": {"bytes": 1 << 20, "files": 10}});
-        assert_eq!(own(&user), "user 2000: at most 1.00 KiB of 1.00 MiB, 3 of 10 names");
+        assert_eq!(
+            has(&user, "at most "),
+            "user 2000: at most 1.00 KiB of 1.00 MiB, 3 of 10 names"
+        );
+        let over = json!({"uid": 0, "used": {"bytes": 1024, "files": 3},
+            "limit": {"bytes": 1024, "files": null}, "over": true});
+        assert_eq!(has(&over, ""), "user 0: 1.00 KiB of 1.00 KiB, 3 names; over quota");
     }
 
     #[test]

@@ -9,13 +9,18 @@ use time::format_description::well_known::Rfc3339;
 
 use super::service::Running;
 use super::{options, show};
-use crate::cache::{Amount, Degraded, Known, PruneOptions, Totals, Usage};
+use crate::cache::{Degraded, Known, PruneOptions, Totals, Usage};
 use crate::store;
 
-/// What a user has to himself.
+/// What a user has, and may have.
 fn used(usage: &Usage) -> Value {
-    let amount = |amount: Amount| json!({"bytes": amount.bytes, "files": amount.files});
-    json!({"uid": usage.user, "used": amount(usage.used), "limit": amount(usage.limit)})
+    let limit = |limit: u64| (limit < u64::MAX).then_some(limit);
+    json!({
+        "uid": usage.user,
+        "used": {"bytes": usage.used.bytes, "files": usage.used.files},
+        "limit": {"bytes": limit(usage.limit.bytes), "files": limit(usage.limit.files)},
+        "over": usage.over.is_some(),
+    })
 }
 
 /// How a mount is doing. What the store holds is counted anew if that was done longer ago than `fresh`.

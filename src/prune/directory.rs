@@ -23,7 +23,7 @@ fn open(at: impl AsFd, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
 }
 
 /// A directory in a directory, for listing.
-pub(super) fn open_directory(at: impl AsFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_directory(at: impl AsFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     open(at, name, ALWAYS | OFlags::DIRECTORY)
 }
 
@@ -43,7 +43,7 @@ pub(super) fn kind(status: &Statx) -> FileType {
 }
 
 /// Calls `each` with every name in a directory and its kind, which not every filesystem tells.
-pub(super) fn list(
+pub(crate) fn list(
     directory: impl AsFd,
     mut each: impl FnMut(&[u8], FileType),
 ) -> Result<(), Errno> {

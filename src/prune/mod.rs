@@ -34,7 +34,7 @@
 //! whatever no layout knows. It counts into what the store holds ([`Units::kept`]). The folders in
 //! which units lie stay as well, empty or not: a tool that has just made sure of one relies on it.
 
-mod directory;
+pub(crate) mod directory;
 mod gather;
 pub mod layout;
 mod order;

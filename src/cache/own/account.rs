@@ -3,7 +3,7 @@
 //! What is written is added up, and taken from nothing: so it may be too much, when he writes over what he
 //! has or removes it. Only when he seems to have too much it is counted what he really has.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 
 use super::super::Cache;
 use super::super::handles::Open;
+use super::super::quota::Usage;
 use super::super::resolve::{key, kind, open_at, status};
 use super::super::retire::{Amount, amount};
 use super::super::tree::{Counted, Node, user_of};
@@ -34,35 +35,6 @@ const COUNTING: u32 = 10;
 
 /// So few things are counted whenever it matters: that costs no more than to list them.
 const SOON_COUNTED: u64 = 1000;
-
-/// How much a user may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
-    /// Space taken: in bytes, or a part of the filesystem that it lies on.
-    pub bytes: Size,
-    /// Files, directories and whatever else has a name; none: as many as usual.
-    pub files: Option<u64>,
-}
-
-/// How much users may have.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Quotas {
-    /// Of those that were named.
-    pub users: BTreeMap<u32, Limit>,
-    /// Of all others; none: as usual.
-    pub usual: Option<Limit>,
-}
-
-/// What a user has, and may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// Which user.
-    pub user: u32,
-    /// What he has.
-    pub used: Amount,
-    /// What he may have.
-    pub limit: Amount,
-}
 
 /// What is known of a user.
 #[derive(Debug)]
@@ -275,7 +247,7 @@ impl Cache {
     }
 
     /// What each user who is not trusted has to himself, as far as that is known, and may have.
-    pub fn usages(&self) -> Vec<Usage> {
+    pub(in crate::cache) fn own_usages(&self) -> Vec<Usage> {
         let mut usages: Vec<Usage> = self
             .own
             .accounts
@@ -284,7 +256,7 @@ impl Cache {
                 let (user, account) = (*entry.key(), entry.value());
                 let bytes = account.bytes.load(Ordering::Relaxed);
                 let files = account.files.load(Ordering::Relaxed);
-                Usage { user, used: Amount { bytes, files }, limit: account.limit }
+                Usage { user, used: Amount { bytes, files }, limit: account.limit, over: None }
             })
             .collect();
         usages.sort_by_key(|usage| usage.user);

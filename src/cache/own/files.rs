@@ -212,7 +212,7 @@ impl Cache {
             && !is_lock_name(name.as_bytes());
         if replaces && !old.as_ref().is_some_and(|(.., in_place)| *in_place) {
             let (job_id, of) = (job.id, Some(user));
-            let drafting = Drafting { folder, name, kept: &kept, job: job_id, of };
+            let drafting = Drafting { folder, name, kept: &kept, job: job_id, uid: of, of };
             let replaced = old.map(|(node, _, status, _)| Old { status, node: Some(node) });
             let made =
                 self.create_draft(caller, &change, &drafting, replaced, permissions, flags)?;

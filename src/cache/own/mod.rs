@@ -20,7 +20,6 @@ mod names;
 mod removal;
 mod renaming;
 
-pub use account::{Limit, Quotas, Usage};
 pub(super) use names::is_hidden_from;
 
 use std::io;
@@ -33,6 +32,7 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use self::account::Account;
+use super::quota::Quotas;
 use super::resolve::{errno, key, status};
 use super::tree::{FileKey, Node, USERS, name_for_user};
 use super::{Access, Cache, CacheOptions};
@@ -102,9 +102,11 @@ impl Cache {
     /// A file has lost its last name, or a directory its only one. `descriptor` keeps it reachable until
     /// nobody knows it.
     pub(super) fn lose(&self, file: FileKey, descriptor: OwnedFd) {
-        let Some(node) = self.tree.find(file) else { return self.tree.orphan(file, descriptor) };
-        self.leave(&node);
-        match node.of {
+        let node = self.tree.find(file);
+        if let Some(node) = &node {
+            self.leave(node);
+        }
+        match node.as_ref().and_then(|node| node.of) {
             None => self.tree.orphan(file, descriptor),
             Some(user) => {
                 let counted = self.count_nameless(user);
@@ -112,6 +114,8 @@ impl Cache {
                 self.tree.orphan_counted(file, kept);
             }
         }
+        // Only now: who closes it either finds that it has no name, or was seen to have it open.
+        self.charge_lost(file, node.as_deref());
     }
 
     /// A directory is about to be no more: what users have in it goes, later.

@@ -57,7 +57,9 @@ impl Cache {
             && flags.contains(OpenFlags::WRITE)
             && !is_lock_name(name.as_bytes());
         if replaces && !old.as_ref().is_some_and(|(.., in_place)| *in_place) {
-            let drafting = Drafting { folder: &folder, name, kept: &kept, job: job.id, of: None };
+            let (by, uid) = (job.id, Some(caller.uid));
+            let folder = &folder;
+            let drafting = Drafting { folder, name, kept: &kept, job: by, uid, of: None };
             let replaced = old.map(|(node, status, _)| Old { status, node: Some(node) });
             let made =
                 self.create_draft(caller, &change, &drafting, replaced, permissions, flags)?;
@@ -75,7 +77,7 @@ impl Cache {
                     let wanted = store_flags(flags | OpenFlags::WRITE);
                     let file = File::from(self.open_to_write(node, wanted, Some(&change))?);
                     if flags.contains(OpenFlags::TRUNCATE) {
-                        rustix::fs::ftruncate(&file, 0).map_err(errno)?;
+                        self.empty(&file)?;
                     }
                     Ok((self.kept_entry(node.id)?, file))
                 }
@@ -142,7 +144,7 @@ impl Cache {
             return Ok(false);
         }
         let file = self.open_to_write(&node, OFlags::WRONLY, Some(change))?;
-        rustix::fs::ftruncate(&file, 0).map_err(errno)?;
+        self.empty(&File::from(file))?;
         Ok(true)
     }
 

@@ -110,6 +110,16 @@ impl Spill {
         self.moved.load(Ordering::Acquire) > 0
     }
 
+    /// Whether there is an area on that filesystem.
+    pub(super) fn has_device(&self, device: u64) -> bool {
+        self.folder.is_some() && self.key.device == device
+    }
+
+    /// Whether the area lies on the store's own filesystem.
+    pub(super) fn shares_device(&self) -> bool {
+        self.has_device(self.store_device)
+    }
+
     /// Whether the area can take what the store's filesystem has no room for.
     fn is_elsewhere(&self) -> bool {
         self.folder.is_some() && self.key.device != self.store_device
@@ -152,8 +162,8 @@ impl Cache {
                 || self.spill.is_elsewhere() && self.spill.health.is_degraded())
     }
 
-    /// Since when and why the store can't be written, if that is so.
+    /// Since when and why the store can't be written, or not by some users, if that is so.
     pub fn degraded(&self) -> Option<Degraded> {
-        self.spill.health.degraded()
+        self.spill.health.degraded().or_else(|| self.users_over())
     }
 }

@@ -14,6 +14,7 @@ use crate::cache::attributes::PERMISSIONS;
 use crate::cache::files::store_flags;
 use crate::cache::handles::{Handle, Open};
 use crate::cache::name_locks::Change;
+use crate::cache::quota::Stretch;
 use crate::cache::resolve::{errno, key, self_path, status};
 use crate::cache::tree::{ASIDE, FileKey, Node, Place, known_name, stage_of};
 
@@ -101,6 +102,7 @@ impl Cache {
             self.descriptors.drop(node.id);
         }
         self.switch_handles(from, to, &new)?;
+        self.charge_moved(&found);
         drop(all);
         let Some(node) = node else {
             self.remove_spilled(&place);
@@ -201,11 +203,12 @@ impl Cache {
         self.spill.settled.read_recursive()
     }
 
-    /// Does something that changes an open file, there or in the spill area. `act` says with the error
-    /// how far it came, and goes on from there the next time.
+    /// Does something that changes an open file, there or in the spill area: adds to it that stretch at
+    /// most. `act` says with the error how far it came, and goes on from there the next time.
     pub(in crate::cache) fn writing<T>(
         &self,
         handle: &Handle,
+        stretch: Stretch,
         mut act: impl FnMut(&File) -> Result<T>,
     ) -> Result<T> {
         let Open::Writing { flags, .. } = &handle.open else { return Err(Errno::EBADF) };
@@ -214,8 +217,18 @@ impl Cache {
             let (file, done) = {
                 let _all = self.nothing_moves();
                 let file = self.file(handle)?;
-                let done = self.refuses_more(&file).and_then(|()| act(&file));
+                let done = match self.exceeds(handle, &file, stretch) {
+                    true => None,
+                    false => Some(
+                        self.refuses_more(&file)
+                            .and_then(|()| self.charging(Some(handle.uid), &file, || act(&file))),
+                    ),
+                };
                 (file, done)
+            };
+            let Some(done) = done else {
+                self.move_what_exceeds(&file)?;
+                continue;
             };
             match done {
                 Err(errno) if self.user_of(handle.node).is_some() => return Err(errno),

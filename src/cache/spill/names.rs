@@ -74,6 +74,32 @@ impl Cache {
             })
     }
 
+    /// Whether a directory that a job has made lacks something in the store: it is not to be given its
+    /// name there, under which others would take it for whole once what was spilled has gone.
+    pub(in crate::cache) fn is_incomplete(
+        &self,
+        caller: &Caller,
+        parent: NodeId,
+        name: Name<'_>,
+    ) -> bool {
+        if !self.spill.is_used() {
+            return false;
+        }
+        let Ok(folder) = self.tree.get(parent).map(|folder| self.tree.versioned(&folder)) else {
+            return false;
+        };
+        let there = self.directory(parent).and_then(|at| status(&*at, name.as_bytes()));
+        let node = there.ok().and_then(|there| self.tree.find(key(&there)));
+        node.is_some_and(|node| {
+            let job = self.readers.job(caller);
+            node.kind == Kind::Directory
+                && node.holds_aside()
+                // What lies in the area goes with it as a whole.
+                && !self.lies_in_area(&folder)
+                && self.is_own(job.id, (&folder, name), node.id, |_| true)
+        })
+    }
+
     /// What a name stands for.
     pub(in crate::cache) fn here(
         &self,
@@ -110,10 +136,23 @@ impl Cache {
         self.spill.note_used();
         self.numbers.spilled();
         node.note_aside(folder.id, name);
+        self.note_held_aside(folder);
         if let Some(old) = self.take_aside(folder, name) {
             self.discard(&old);
         }
         self.add_version(folder, name, node.id, Stage::Aside);
+    }
+
+    /// Everything above a version aside lacks something in the store.
+    fn note_held_aside(&self, folder: &Arc<Node>) {
+        let mut at = folder.clone();
+        loop {
+            at.note_holds_aside();
+            match at.place().map(|place| self.tree.get(place.parent())) {
+                Some(Ok(above)) => at = above,
+                _ => return,
+            }
+        }
     }
 
     /// Takes the version aside away from a name: its node, with the reference that it had.

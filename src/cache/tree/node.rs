@@ -119,6 +119,8 @@ pub(in crate::cache) struct Node {
     pub(in crate::cache) tool: AtomicU32,
     /// It has a name that the store could not take.
     pub(super) aside: AtomicBool,
+    /// Of a directory: something in it, or below, has such a name.
+    pub(super) holds_aside: AtomicBool,
     /// Lookups not yet given back, and known children. Raised only while `Tree::nodes` is locked
     /// for this node's number, so that a node found there can't be one that is just being removed.
     pub(super) references: AtomicU64,
@@ -167,6 +169,16 @@ impl Node {
     pub(in crate::cache) fn note_aside(&self, parent: NodeId, name: Name<'_>) {
         self.aside.store(true, Ordering::Release);
         self.note_last_place(parent, name);
+    }
+
+    /// Something in it, or below, has been given a name that the store could not take.
+    pub(in crate::cache) fn note_holds_aside(&self) {
+        self.holds_aside.store(true, Ordering::Release);
+    }
+
+    /// Whether something in it, or below, was ever given a name that the store could not take.
+    pub(in crate::cache) fn holds_aside(&self) -> bool {
+        self.holds_aside.load(Ordering::Acquire)
     }
 
     /// Whether everyone may see it under some name.
@@ -300,6 +312,7 @@ impl Node {
     ) -> Node {
         let (opens, moves) = (AtomicU32::new(0), AtomicU32::new(0));
         let (locked, aside) = (AtomicBool::new(false), AtomicBool::new(false));
+        let holds_aside = AtomicBool::new(false);
         let references = AtomicU64::new(references);
         let state = Mutex::new(State {
             key,
@@ -311,7 +324,21 @@ impl Node {
             versions: None,
         });
         let (used, tool) = (AtomicU64::new(0), AtomicU32::new(0));
-        Node { id, kind, face, of, moves, opens, locked, used, tool, aside, references, state }
+        Node {
+            id,
+            kind,
+            face,
+            of,
+            moves,
+            opens,
+            locked,
+            used,
+            tool,
+            aside,
+            holds_aside,
+            references,
+            state,
+        }
     }
 
     /// Of a directory: whether it lies in one of our own folders.
