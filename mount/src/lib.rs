@@ -2,10 +2,19 @@
 //!
 //! A [`Volume`] is a tree of files with numbered nodes. This crate knows nothing of caches: it
 //! takes a volume and a mountpoint and does what the operating system needs to see the one at the
-//! other. On Linux that is FUSE ([`fuse`]).
+//! other. On Linux that is FUSE (`fuse`), on Windows WinFsp (`winfsp`).
 
 #[cfg(target_os = "linux")]
 pub mod fuse;
+#[cfg(not(windows))]
+mod unix;
 mod volume;
+// What does not need Windows is tested everywhere.
+#[cfg(any(windows, test))]
+pub mod winfsp;
 
+#[cfg(not(windows))]
+use unix as system;
 pub use volume::*;
+#[cfg(windows)]
+use winfsp::system;
