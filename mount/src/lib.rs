@@ -4,6 +4,10 @@
 //! takes a volume and a mountpoint and does what the operating system needs to see the one at the
 //! other. On Linux that is FUSE (`fuse`), on Windows WinFsp (`winfsp`).
 
+// For the example's volume, which is a part of tests, too.
+#[cfg(all(windows, test))]
+extern crate self as cachefs_mount;
+
 #[cfg(target_os = "linux")]
 pub mod fuse;
 #[cfg(not(windows))]
