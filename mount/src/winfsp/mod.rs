@@ -1,9 +1,9 @@
 //! Windows: a volume shown through WinFsp.
 //!
-//! WinFsp is a driver and a library that calls back through a table of functions (`table`), with paths. `tree`
-//! finds the nodes that paths mean, and keeps them known to the volume as long as something there is open;
-//! `adapter` and `open` say what each request is for a [`Volume`](crate::Volume). The library is loaded when it
-//! is needed (`library`): a program that does not mount runs without it.
+//! WinFsp is a driver and a library that calls back, with paths, through a table of functions (`table`,
+//! `callbacks`). `tree` finds the nodes that paths mean, and keeps them known to the volume as long as something
+//! there is open; `adapter` and `open` say what each request is for a [`Volume`](crate::Volume). The library is
+//! loaded when it is needed (`library`): a program that does not mount runs without it.
 //!
 //! How names and data are cached differs from Linux: WinFsp asks for each name each time somebody opens it, so
 //! that each caller gets his own answer, but keeps attributes and data by *path*. A volume that answers callers
@@ -21,6 +21,8 @@ mod times;
 
 #[cfg(windows)]
 mod adapter;
+#[cfg(windows)]
+mod callbacks;
 #[cfg(windows)]
 mod library;
 #[cfg(windows)]
