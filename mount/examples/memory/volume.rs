@@ -29,8 +29,10 @@ struct State {
     handles: HashMap<HandleId, Handle>,
     last: u64,
     notify: Option<Arc<dyn Notify>>,
-    /// Who has asked for something.
-    askers: BTreeSet<u32>,
+    /// Threads (on Windows, processes) and users that have asked for something.
+    askers: BTreeSet<(u32, u32)>,
+    /// How files were opened and created.
+    opened: Vec<OpenFlags>,
     /// Closed handles that were announced.
     flushed: usize,
     /// Whether what is to be replaced or removed next becomes another node first.
@@ -64,6 +66,7 @@ impl Default for State {
             last: 0,
             notify: None,
             askers: BTreeSet::new(),
+            opened: Vec::new(),
             flushed: 0,
             stale: false,
         };
@@ -78,9 +81,14 @@ const NOBODY: Caller = Caller { uid: 0, gid: 0, thread: 0 };
 /// What the tests look at.
 #[cfg_attr(not(test), expect(dead_code, reason = "for tests"))]
 impl Memory {
-    /// The processes that have asked for something.
-    pub(crate) fn askers(&self) -> BTreeSet<u32> {
-        self.state.lock().askers.clone()
+    /// Who has asked for something since this was asked: threads (on Windows, processes) and users.
+    pub(crate) fn askers(&self) -> Vec<(u32, u32)> {
+        std::mem::take(&mut self.state.lock().askers).into_iter().collect()
+    }
+
+    /// How files were opened and created since this was asked.
+    pub(crate) fn opened(&self) -> Vec<OpenFlags> {
+        std::mem::take(&mut self.state.lock().opened)
     }
 
     /// Lookups that were not given back, and handles that were not released.
@@ -243,7 +251,7 @@ impl Volume for Memory {
 
     fn lookup(&self, caller: &Caller, parent: NodeId, name: Name<'_>) -> Result<Lookup> {
         let mut state = self.state.lock();
-        state.askers.insert(caller.thread);
+        state.askers.insert((caller.thread, caller.uid));
         match state.child(parent, name) {
             Ok(node) => Ok(Lookup::Found(state.entry(node)?)),
             Err(Errno::ENOENT) => Ok(Lookup::Absent { valid: FOREVER }),
@@ -397,8 +405,9 @@ impl Volume for Memory {
 
     fn open(&self, caller: &Caller, node: NodeId, flags: OpenFlags) -> Result<Opened> {
         let mut state = self.state.lock();
-        state.askers.insert(caller.thread);
+        state.askers.insert((caller.thread, caller.uid));
         state.bytes(node)?;
+        state.opened.push(flags);
         if flags.contains(OpenFlags::TRUNCATE) {
             state.is_stale(node)?;
             state.bytes(node)?.clear();
@@ -426,6 +435,7 @@ impl Volume for Memory {
             }
             Err(errno) => return Err(errno),
         };
+        state.opened.push(flags);
         let opened = state.open(node, flags);
         Ok((state.entry(node)?, opened))
     }

@@ -211,9 +211,6 @@ impl<V: Volume> Adapter<V> {
                 Some((there, spelled)) => {
                     target.give_back(&there);
                     let itself = there.attributes.node == walk.node() && new_parent == parent;
-                    if !itself && !replace {
-                        return Err(Status::OBJECT_NAME_COLLISION);
-                    }
                     // Who replaces something takes over how it is spelled: it is one step then.
                     if itself { OsString::from_wide(new_name) } else { spelled }
                 }

@@ -43,6 +43,30 @@ fn names_that_others_made_are_found_when_windows_was_told() {
 }
 
 #[test]
+fn of_names_that_differ_only_in_case_each_is_found() {
+    let machine = Machine::new();
+    let nobody = Caller { uid: 0, gid: 0, thread: 0 };
+    for name in ["name", "NAME"] {
+        let name = crate::Name::new(name.as_ref()).unwrap();
+        let made = machine.volume.make_directory(&nobody, NodeId::ROOT, name, 0o777).unwrap();
+        machine.volume.forget(made.attributes.node, 1);
+    }
+    let spelled = |asked: &str| {
+        let file = machine.create_file(asked, LOOK, OPEN_EXISTING, 0).unwrap();
+        let name = file.name.borrow().clone();
+        file.end();
+        name
+    };
+    assert_eq!(
+        [spelled("\\name"), spelled("\\NAME"), spelled("\\Name")],
+        ["\\name", "\\NAME", "\\NAME"]
+    );
+    machine.delete("\\Name").unwrap();
+    assert_eq!([spelled("\\NAME"), spelled("\\Name")], ["\\name", "\\name"]);
+    machine.end();
+}
+
+#[test]
 fn case_alone_can_be_changed() {
     let machine = Machine::new();
     machine.write_file("\\name", "x");

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use super::*;
 use crate::winfsp::attributes::NON_DIRECTORY_FILE;
-use crate::{Caller, Name, NodeId, Volume};
+use crate::{Caller, Name, NodeId, OpenFlags, Volume};
 
 #[test]
 fn each_disposition_does_what_it_says() {
@@ -34,6 +34,28 @@ fn each_disposition_does_what_it_says() {
         machine.create_file(&path, READ | WRITE, disposition, 0).unwrap().end();
     }
     assert_eq!(machine.volume.names(NodeId::ROOT), ["a", "new0", "new1", "new2"]);
+    machine.end();
+}
+
+#[test]
+fn the_volume_hears_whether_a_file_is_new_shared_or_replaced() {
+    let machine = Machine::new();
+    let both = OpenFlags::READ | OpenFlags::WRITE;
+    for (path, disposition, expected) in [
+        ("\\new", CREATE_NEW, both | OpenFlags::EXCLUSIVE),
+        ("\\lock", OPEN_ALWAYS, both),
+        ("\\lock", OPEN_ALWAYS, both),
+        ("\\lock", OPEN_EXISTING, both),
+        ("\\entry", CREATE_ALWAYS, both | OpenFlags::TRUNCATE),
+        // Once, and never as it is.
+        ("\\entry", CREATE_ALWAYS, both | OpenFlags::TRUNCATE),
+        ("\\entry", TRUNCATE_EXISTING, both | OpenFlags::TRUNCATE),
+    ] {
+        machine.create_file(path, WRITE, disposition, 0).unwrap().end();
+        assert_eq!(machine.volume.opened(), [expected], "{path} {disposition}");
+    }
+    machine.create_file("\\new", LOOK | DELETE, OPEN_EXISTING, 0).unwrap().end();
+    assert_eq!(machine.volume.opened(), []);
     machine.end();
 }
 
@@ -69,7 +91,7 @@ fn who_asks_is_the_process() {
     let file = machine.create_file("\\a", READ, OPEN_EXISTING, 0).unwrap();
     assert_eq!(file.content(), "x");
     file.end();
-    assert_eq!(machine.volume.askers().into_iter().collect::<Vec<_>>(), [PROCESS]);
+    assert_eq!(machine.volume.askers(), [(PROCESS, 0)]);
     machine.end();
 }
 

@@ -61,6 +61,9 @@ fn where_owners_count_descriptors_are_owners_and_modes() {
     TOKEN.set(token as u64);
     // What is new gets what the driver has worked out from the directory's descriptor: here the same.
     machine.write_file("\\a", "x");
+    machine.write_file("\\b", "y");
+    machine.move_file("\\b", "\\a", true).unwrap();
+    assert_eq!(machine.volume.askers(), [(PROCESS, USER)]);
     TOKEN.set(0);
     // SAFETY: opened above.
     unsafe { CloseHandle(token) };
