@@ -22,6 +22,8 @@ const BLOCK: u32 = 4096;
 #[derive(Default)]
 pub(crate) struct Memory {
     state: Mutex<State>,
+    /// What happens right after a directory has been listed.
+    after_listing: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 struct State {
@@ -105,6 +107,11 @@ impl Memory {
     /// What is replaced or removed next becomes another node first, of which the volume says ESTALE.
     pub(crate) fn make_stale(&self) {
         self.state.lock().stale = true;
+    }
+
+    /// Does `this` right after a directory has been listed for the first time from now.
+    pub(crate) fn after_listing(&self, this: impl FnOnce() + Send + 'static) {
+        *self.after_listing.lock() = Some(Box::new(this));
     }
 
     /// How the system is told of changes.
@@ -549,6 +556,8 @@ impl Volume for Memory {
 
     fn release_directory(&self, handle: HandleId) {
         self.release(handle);
+        let then = self.after_listing.lock().take();
+        then.into_iter().for_each(|then| then());
     }
 
     fn sync_directory(&self, handle: HandleId) -> Result<()> {

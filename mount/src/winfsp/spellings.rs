@@ -16,7 +16,8 @@ use crate::{Caller, Listed, ListingSink, NodeId, Result, Volume};
 /// Directories whose names are kept; more than a build uses at once.
 const KEPT: usize = 256;
 
-/// Names by what they are with their case folded. Of two that differ only in case, the first.
+/// Names by what they are with their case folded. Of those that differ only in case, the one that is
+/// listed first.
 type Names = HashMap<Vec<u16>, OsString>;
 
 #[derive(Default)]
@@ -118,10 +119,7 @@ impl ListingSink for Sink {
     fn take(&mut self, entry: &Listed<'_>) -> bool {
         self.next = Some(entry.next);
         if entry.name != "." && entry.name != ".." {
-            let spelled = self.names.entry(folded(entry.name)).or_insert_with(|| entry.name.into());
-            if entry.name < spelled.as_os_str() {
-                *spelled = entry.name.into();
-            }
+            self.names.entry(folded(entry.name)).or_insert_with(|| entry.name.into());
         }
         true
     }

@@ -1,7 +1,14 @@
 //! Case, `MoveFileEx`, `ReplaceFile`, `DeleteFile`.
 
 use super::*;
-use crate::{Caller, NodeId, Volume};
+use crate::{Caller, Name, NodeId, Volume};
+
+/// Somebody else makes a directory.
+fn make(volume: &Memory, name: &str) {
+    let (nobody, name) = (Caller { uid: 0, gid: 0, thread: 0 }, Name::new(name.as_ref()).unwrap());
+    let made = volume.make_directory(&nobody, NodeId::ROOT, name, 0o777).unwrap();
+    volume.forget(made.attributes.node, 1);
+}
 
 #[test]
 fn names_are_found_whatever_their_case_and_kept_as_they_were_made() {
@@ -32,10 +39,7 @@ fn names_are_found_whatever_their_case_and_kept_as_they_were_made() {
 fn names_that_others_made_are_found_when_windows_was_told() {
     let machine = Machine::new();
     assert!(!machine.is_there("\\NEW"));
-    let nobody = Caller { uid: 0, gid: 0, thread: 0 };
-    let name = crate::Name::new("new".as_ref()).unwrap();
-    let made = machine.volume.make_directory(&nobody, NodeId::ROOT, name, 0o777).unwrap();
-    machine.volume.forget(made.attributes.node, 1);
+    make(&machine.volume, "new");
     assert!(machine.is_there("\\new"));
     machine.volume.notify().unwrap().expire(NodeId::ROOT, "new".as_ref()).unwrap();
     assert!(machine.is_there("\\NEW"));
@@ -43,14 +47,23 @@ fn names_that_others_made_are_found_when_windows_was_told() {
 }
 
 #[test]
+fn what_is_made_while_a_directory_is_listed_is_found() {
+    let machine = Machine::new();
+    let volume = machine.volume.clone();
+    machine.volume.after_listing(move || {
+        make(&volume, "new");
+        volume.notify().unwrap().expire(NodeId::ROOT, "new".as_ref()).unwrap();
+    });
+    assert!(!machine.is_there("\\NEW"));
+    assert!(machine.is_there("\\NEW"));
+    machine.end();
+}
+
+#[test]
 fn of_names_that_differ_only_in_case_each_is_found() {
     let machine = Machine::new();
-    let nobody = Caller { uid: 0, gid: 0, thread: 0 };
-    for name in ["name", "NAME"] {
-        let name = crate::Name::new(name.as_ref()).unwrap();
-        let made = machine.volume.make_directory(&nobody, NodeId::ROOT, name, 0o777).unwrap();
-        machine.volume.forget(made.attributes.node, 1);
-    }
+    make(&machine.volume, "name");
+    make(&machine.volume, "NAME");
     let spelled = |asked: &str| {
         let file = machine.create_file(asked, LOOK, OPEN_EXISTING, 0).unwrap();
         let name = file.name.borrow().clone();
