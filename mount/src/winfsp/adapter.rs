@@ -206,6 +206,10 @@ impl<V: Volume> Adapter<V> {
             walk.enter(&entry, name.clone());
 
             let (target, new_name) = self.tree.walk_to_parent(caller, to)?;
+            // On Linux nobody asks a volume for that.
+            if target.passes(walk.node()) {
+                return Err(Status::INVALID_PARAMETER);
+            }
             let new_parent = target.node();
             let new_name = match target.find(caller, new_name)? {
                 Some((there, spelled)) => {

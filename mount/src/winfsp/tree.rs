@@ -148,6 +148,11 @@ impl<V: Volume> Walk<V> {
         self.attributes.node
     }
 
+    /// Whether it is on the way, or where it leads to.
+    pub(super) fn passes(&self, node: NodeId) -> bool {
+        self.held.contains(&node)
+    }
+
     /// What `name` stands for here, which has to be entered or given back; and how it is spelled.
     pub(super) fn find(
         &self,

@@ -6,6 +6,7 @@ mod data;
 mod file;
 mod library;
 mod listing;
+mod model;
 mod mounting;
 mod names;
 mod opening;
@@ -28,7 +29,7 @@ use winfsp_wrs_sys::{
 
 use self::file::File;
 use self::volume::Memory;
-use super::attributes::{DIRECTORY, DIRECTORY_FILE, READ_ONLY};
+use super::attributes::{DIRECTORY, DIRECTORY_FILE, NON_DIRECTORY_FILE, READ_ONLY};
 use super::security::CREATE;
 use super::status::Status;
 use super::{Mount, Options};
@@ -261,13 +262,13 @@ impl Machine {
 
     /// A file with that content.
     fn write_file(&self, path: &str, content: &str) {
-        let file = self.create_file(path, WRITE, CREATE_ALWAYS, 0).unwrap();
+        let file = self.create_file(path, WRITE, CREATE_ALWAYS, NON_DIRECTORY_FILE).unwrap();
         file.write(0, content.as_bytes()).unwrap();
         file.end();
     }
 
     fn read_file(&self, path: &str) -> Result<String, Status> {
-        let file = self.create_file(path, READ, OPEN_EXISTING, 0)?;
+        let file = self.create_file(path, READ, OPEN_EXISTING, NON_DIRECTORY_FILE)?;
         let content = file.content();
         file.end();
         Ok(content)

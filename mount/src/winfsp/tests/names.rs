@@ -104,6 +104,7 @@ fn files_are_moved() {
     assert_eq!(machine.move_file("\\a", "\\no\\a", true), Err(Status::OBJECT_PATH_NOT_FOUND));
     assert_eq!(machine.move_file("\\no", "\\x", true), Err(Status::OBJECT_NAME_NOT_FOUND));
     assert_eq!(machine.move_file("\\a", "\\nul", true), Err(Status::OBJECT_NAME_INVALID));
+    assert_eq!(machine.move_file("\\d", "\\D\\x", false), Err(Status::INVALID_PARAMETER));
     machine.move_file("\\a", "\\d\\A", false).unwrap();
     machine.move_file("\\d", "\\e\\d", false).unwrap();
     assert_eq!(machine.read_file("\\e\\D\\a").unwrap(), "a");

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 
 use super::*;
-use crate::winfsp::attributes::NON_DIRECTORY_FILE;
 use crate::{Caller, Name, NodeId, OpenFlags, Volume};
 
 #[test]
