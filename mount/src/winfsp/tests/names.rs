@@ -107,6 +107,7 @@ fn files_are_moved() {
     assert_eq!(machine.move_file("\\d", "\\D\\x", false), Err(Status::INVALID_PARAMETER));
     machine.move_file("\\a", "\\d\\A", false).unwrap();
     machine.move_file("\\d", "\\e\\d", false).unwrap();
+    assert_eq!(machine.move_file("\\e", "\\E\\D\\x", false), Err(Status::INVALID_PARAMETER));
     assert_eq!(machine.read_file("\\e\\D\\a").unwrap(), "a");
     assert_eq!(machine.volume.names(NodeId::ROOT), ["b", "e"]);
     // An open file is known by its new name.
