@@ -17,6 +17,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::system::{self, errno};
+
 /// The number by which the operating system knows a file or directory of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
@@ -37,18 +39,19 @@ pub struct Caller {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
-    /// The *thread* that asks, as the mounter's pid namespace numbers it; 0 where it can't see it.
+    /// The *thread* that asks, as the mounter's pid namespace numbers it; 0 where it can't see it. On Windows
+    /// the process.
     pub thread: u32,
 }
 
-/// An error number of the operating system (`errno(3)`).
+/// An error number (`errno(3)`), also on Windows, whose own numbers become these.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(i32);
 
 impl Errno {
     /// From a raw positive number; anything else becomes `EIO`, so that an error stays an error.
     pub const fn new(raw: i32) -> Errno {
-        if raw > 0 { Errno(raw) } else { Errno(libc::EIO) }
+        if raw > 0 { Errno(raw) } else { Errno(errno::EIO) }
     }
     /// The positive number.
     pub const fn raw(self) -> i32 {
@@ -59,7 +62,7 @@ impl Errno {
 macro_rules! errnos {
     ($($name:ident),+ $(,)?) => {
         #[allow(missing_docs, reason = "each is what errno(3) says it is")]
-        impl Errno { $(pub const $name: Errno = Errno(libc::$name);)+ }
+        impl Errno { $(pub const $name: Errno = Errno(errno::$name);)+ }
     };
 }
 errnos!(
@@ -94,13 +97,13 @@ errnos!(
 
 impl std::fmt::Debug for Errno {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", io::Error::from_raw_os_error(self.0))
+        write!(f, "{}", system::meaning(self.0))
     }
 }
 
 impl std::fmt::Display for Errno {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", io::Error::from_raw_os_error(self.0))
+        write!(f, "{}", system::meaning(self.0))
     }
 }
 
@@ -108,7 +111,7 @@ impl std::error::Error for Errno {}
 
 impl From<io::Error> for Errno {
     fn from(error: io::Error) -> Errno {
-        Errno::new(error.raw_os_error().unwrap_or(libc::EIO))
+        Errno::new(system::number(&error).unwrap_or(errno::EIO))
     }
 }
 
@@ -121,7 +124,7 @@ pub type Result<T> = std::result::Result<T, Errno>;
 pub struct Name<'a>(&'a OsStr);
 
 impl<'a> Name<'a> {
-    /// Longest name, in bytes (`NAME_MAX` of every Linux filesystem).
+    /// Longest name: in bytes (`NAME_MAX` of every Linux filesystem), on Windows in UTF-16 units.
     pub const MAX: usize = 255;
 
     /// Checks `name`: `EINVAL` for what can't be a name, `ENAMETOOLONG` for what is too long.
@@ -130,7 +133,7 @@ impl<'a> Name<'a> {
         if bytes.is_empty() || bytes == b"." || bytes == b".." {
             return Err(Errno::EINVAL);
         }
-        if bytes.len() > Self::MAX {
+        if system::length(name) > Self::MAX {
             return Err(Errno::ENAMETOOLONG);
         }
         if bytes.iter().any(|&b| b == b'/' || b == 0) {
@@ -367,7 +370,8 @@ pub trait Notify: Send + Sync {
     /// open or works in it goes on undisturbed. Fine if the system does not know the name.
     fn expire(&self, parent: NodeId, name: &OsStr) -> io::Result<()>;
 
-    /// The device number, major and minor, that files of the mount have (`st_dev`).
+    /// The device number, major and minor, that files of the mount have (`st_dev`). On Windows, 0 and the
+    /// volume's serial number.
     fn device(&self) -> (u32, u32);
 
     /// A node's attributes, and a directory's listing, have changed. Fine if it is not known.

@@ -1,0 +1,126 @@
+//! How names are spelled in a directory, for who spells them otherwise.
+//!
+//! A volume knows names exactly. One that it does not have is looked for in the directory's listing, whatever
+//! its case. What was listed is kept while it is everybody's listing, until something changes there.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::windows::ffi::OsStrExt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::names::fold;
+use crate::{Caller, Listed, ListingSink, NodeId, Result, Volume};
+
+/// Directories whose names are kept; more than a build uses at once.
+const KEPT: usize = 256;
+
+/// Names by what they are with their case folded. Of those that differ only in case, the one that is
+/// listed first.
+type Names = HashMap<Vec<u16>, OsString>;
+
+#[derive(Default)]
+pub(super) struct Spellings {
+    directories: Mutex<HashMap<NodeId, Directory>>,
+}
+
+#[derive(Default)]
+struct Directory {
+    /// Changes since it was listed first.
+    changes: u64,
+    names: Option<Arc<Names>>,
+}
+
+impl Spellings {
+    /// The name in `directory` that differs from `name` only in case, or not at all.
+    pub(super) fn find<V: Volume>(
+        &self,
+        volume: &V,
+        caller: &Caller,
+        directory: NodeId,
+        name: &OsStr,
+    ) -> Result<Option<OsString>> {
+        let names = self.names(volume, caller, directory)?;
+        Ok(names.get(&folded(name)).cloned())
+    }
+
+    /// Something in `directory` has another name now.
+    pub(super) fn changed(&self, directory: NodeId) {
+        if let Some(known) = self.directories.lock().get_mut(&directory) {
+            known.changes += 1;
+            known.names = None;
+        }
+    }
+
+    fn names<V: Volume>(
+        &self,
+        volume: &V,
+        caller: &Caller,
+        directory: NodeId,
+    ) -> Result<Arc<Names>> {
+        let before = {
+            let mut directories = self.directories.lock();
+            if directories.len() >= KEPT && !directories.contains_key(&directory) {
+                // Whoever lists one of them right now keeps it for himself.
+                directories.clear();
+            }
+            let known = directories.entry(directory).or_default();
+            if let Some(names) = &known.names {
+                return Ok(names.clone());
+            }
+            known.changes
+        };
+        let (names, everybodys) = list(volume, caller, directory)?;
+        let names = Arc::new(names);
+        if everybodys
+            && let Some(known) = self.directories.lock().get_mut(&directory)
+            && known.changes == before
+        {
+            known.names = Some(names.clone());
+        }
+        Ok(names)
+    }
+}
+
+fn folded(name: &OsStr) -> Vec<u16> {
+    fold(&name.encode_wide().collect::<Vec<_>>())
+}
+
+/// The names in a directory, and whether they are the same for everyone.
+fn list<V: Volume>(volume: &V, caller: &Caller, directory: NodeId) -> Result<(Names, bool)> {
+    let (handle, everybodys) = volume.open_directory(caller, directory)?;
+    let mut sink = Sink { names: Names::new(), next: None };
+    let mut offset = 0;
+    let listed = loop {
+        match volume.read_directory(caller, handle, offset, &mut sink) {
+            Ok(()) => match sink.next.take() {
+                Some(next) => offset = next,
+                None => break Ok((sink.names, everybodys)),
+            },
+            Err(errno) => break Err(errno),
+        }
+    };
+    volume.release_directory(handle);
+    listed
+}
+
+struct Sink {
+    names: Names,
+    /// Where to go on; none when nothing was taken.
+    next: Option<u64>,
+}
+
+impl ListingSink for Sink {
+    fn wants_attributes(&self) -> bool {
+        false
+    }
+
+    fn take(&mut self, entry: &Listed<'_>) -> bool {
+        self.next = Some(entry.next);
+        if entry.name != "." && entry.name != ".." {
+            self.names.entry(folded(entry.name)).or_insert_with(|| entry.name.into());
+        }
+        true
+    }
+}
