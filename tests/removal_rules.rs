@@ -332,3 +332,95 @@ fn what_is_named_by_something_removed_is_removed() {
     remover.end();
     ground.agent().refused(libc::ENOENT, "status", [&product]);
 }
+
+/// As tools that remove what is left over do it: they list, and then look at each. By then a job may have put its
+/// temporary directory in place.
+#[test]
+fn who_lists_a_directory_removes_old_names_and_not_what_has_moved() {
+    let ground = Ground::new();
+    ground.shell("mkdir archive");
+    let [mut installer, mut remover, mut other] = ground.agents();
+    assert_eq!(other.list("/archive"), [""; 0]);
+    installer.does("mkdir", ["/.tmp"]);
+    installer.does("mkdir", ["/.tmp/code"]);
+    for name in ["a", "b"] {
+        installer.does("put", [&format!("/.tmp/code/{name}"), name]);
+    }
+    begins_to_remove(&mut remover, "/");
+    assert_eq!(remover.list("/.tmp/code"), ["a", "b"]);
+    remover.does("unlink", ["/.tmp/code/a"]);
+    let product = format!("/archive/{PRODUCT}");
+    installer.does("rename", ["/.tmp", &product]);
+    // Everybody else sees the new name only.
+    for agent in [&mut installer, &mut other] {
+        agent.refused(libc::ENOENT, "status", ["/.tmp"]);
+    }
+    assert_eq!(remover.list("/.tmp"), ["code"]);
+    remover.does("unlink", ["/.tmp/code/b"]);
+    remover.does("rmdir", ["/.tmp/code"]);
+    remover.does("rmdir", ["/.tmp"]);
+    remover.refused(libc::ENOENT, "status", ["/.tmp"]);
+    remover.does("close", ["d"]);
+    remover.end();
+    let mut later = ground.agent();
+    for agent in [&mut installer, &mut other, &mut later] {
+        assert_eq!(agent.list(&format!("{product}/code")), ["a", "b"]);
+        assert_eq!(agent.read(&format!("{product}/code/a")), "a");
+    }
+}
+
+#[test]
+fn who_has_a_directory_open_that_moves_removes_nothing_of_it() {
+    let ground = Ground::new();
+    let [mut installer, mut remover] = ground.agents();
+    installer.does("mkdir", ["/.tmp"]);
+    installer.does("mkdir", ["/.tmp/sub"]);
+    installer.does("put", ["/.tmp/a", "a"]);
+    begins_to_remove(&mut remover, "/.tmp");
+    installer.does("rename", ["/.tmp", "/result"]);
+    remover.does("unlink", ["@d/a"]);
+    remover.does("rmdir", ["@d/sub"]);
+    remover.end();
+    assert_eq!(ground.agent().list("/result"), ["a", "sub"]);
+    // Who lists it where it is now does remove it.
+    ground.shell("rm -r result");
+    ground.live_is([]);
+}
+
+/// What a job made and takes away again is seen by nobody else, but by those who list the directory: until they
+/// don't any more.
+#[test]
+fn who_lists_a_directory_goes_on_seeing_what_is_taken_away() {
+    let ground = Ground::new();
+    let [mut maker, mut lister, mut other] = ground.agents();
+    maker.does("put", ["/temporary", "text"]);
+    maker.does("mkdir", ["/lock"]);
+    assert_eq!(other.read("/temporary"), "text");
+    maker.does("mkdir", ["/looked-at"]);
+    begins_to_remove(&mut lister, "/");
+    assert!(lister.list("/looked-at").is_empty());
+    for name in ["/lock", "/looked-at"] {
+        maker.does("rmdir", [name]);
+    }
+    maker.does("rename", ["/temporary", "/result"]);
+    lister.does("status", ["/looked-at"]);
+    assert_eq!(lister.read("/temporary"), "text");
+    lister.refused(libc::ENOENT, "status", ["/lock"]);
+    for agent in [&mut maker, &mut other] {
+        for name in ["/lock", "/looked-at", "/temporary"] {
+            agent.refused(libc::ENOENT, "status", [name]);
+        }
+    }
+    lister.does("close", ["d"]);
+    // Closing a directory is told to the daemon a little later.
+    eventually("it sees them no more", || {
+        lister.list("/").iter().all(|name| name == "anchor" || name == "result")
+    });
+    for name in ["/looked-at", "/temporary"] {
+        lister.refused(libc::ENOENT, "status", [name]);
+    }
+    for agent in [maker, lister, other] {
+        agent.end();
+    }
+    ground.reclaimed();
+}

@@ -261,6 +261,7 @@ impl Cache {
         let versioned = self.tree.versioned(&node);
         if offset == 0 {
             handle.job.note_listed(versioned.id.0, self.readers.tick(), handle.process);
+            self.drop_kept_while_listed(handle.job.id, versioned.id);
         }
         // Only those who list by this very handle wait for each other here.
         let mut listing = listing.lock();

@@ -73,12 +73,6 @@ impl Cache {
         if self.is_kept(job.id, at, (&folder, name), temporary) {
             return self.retire(&change, &folder, &directory, name, (at, job.id), true);
         }
-        let listing = self.listing_beside(&job, &folder);
-        if !listing.is_empty() {
-            self.retire(&change, &folder, &directory, name, (at, job.id), true)?;
-            self.keep_while_listed(&change, &folder, name, listing);
-            return Ok(());
-        }
         let _moving = self.moves.read();
         rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::empty()).map_err(errno)?;
         self.unnamed(folder.id, name, victim)
@@ -171,7 +165,8 @@ impl Cache {
             || !is_empty
             || self.is_anything_seen_in(node)
             || self.is_kept(job.id, at, (folder, name), own);
-        let listing = if kept { SmallVec::new() } else { self.listing_beside(job, folder) };
+        let listing =
+            if kept { SmallVec::new() } else { self.listing_beside(job, folder, Some(node)) };
         let kept = kept || !listing.is_empty();
         if kept && self.has_to_come_again(caller, step, folder, name) {
             return Err(Errno::ESTALE);
@@ -236,6 +231,9 @@ impl Cache {
         let node = &self.tree.versioned(node);
         let listed = job.listed(node.id.0);
         let new_since = |what: NodeId, name: &[u8]| {
+            // It is known by the first number that it had, under whatever number it is seen here.
+            let known = self.tree.get(what).ok().filter(|node| node.face != 0);
+            let what = known.map_or(what, |node| self.tree.number(node.key()));
             let added = self.additions.of(what, node.id, super::tree::known_name(name));
             let after = |(added, listed): (Added, Moment)| added.by != job.id && added.at > listed;
             added.zip(listed).is_some_and(after)
@@ -350,7 +348,7 @@ impl Cache {
                 self.is_own(job.id, (&folder, name), self.tree.number(moved), |_| true)
             });
         if source.live && !keeps && !exchange {
-            listing = self.listing_beside(&job, &folder);
+            listing = self.listing_beside(&job, &folder, None);
             keeps = !listing.is_empty();
         }
         let mut how = rustix::fs::RenameFlags::empty();

@@ -95,8 +95,11 @@ impl Cache {
         name: Name<'_>,
     ) -> bool {
         // Seen by an old name: who removes that does not mean what has another one by now.
-        if parent != folder.id || self.is_moved_under(caller, job, folder) {
-            job.note_spared(&[folder.id.0], self.readers.process(caller));
+        let by_old_name = self.tree.get(parent).is_ok_and(|parent| parent.face != 0);
+        if by_old_name || self.is_moved_under(caller, job, folder) {
+            // By the first of its numbers, which the operating system may not know at the moment.
+            let first = self.tree.number(folder.key());
+            job.note_spared(&[first.0], self.readers.process(caller));
             return true;
         }
         // Of what goes away while it is looked at, nothing is to be spared.
@@ -189,23 +192,34 @@ impl Cache {
 
     /// Whether something that lies in a directory was spared when the caller removed it.
     pub(super) fn has_spared_in(&self, caller: &Caller, job: &Job, node: &Node) -> bool {
-        job.has_spared_any() && job.has_spared(self.readers.process(caller), node.id.0, DECIDES)
+        let first = self.tree.number(node.key());
+        job.has_spared_any() && job.has_spared(self.readers.process(caller), first.0, DECIDES)
     }
 
-    /// The other jobs that list a directory at this moment.
-    pub(super) fn listing_beside(&self, job: &Job, folder: &Node) -> SmallVec<[u64; 1]> {
+    /// The other jobs that list a directory at this moment, and have listed that one in it, if it is one.
+    pub(super) fn listing_beside(
+        &self,
+        job: &Job,
+        folder: &Node,
+        inside: Option<&Arc<Node>>,
+    ) -> SmallVec<[u64; 1]> {
         if self.listings.load(Ordering::Acquire) == 0 {
             return SmallVec::new();
         }
         let jobs = self.readers.all().into_iter();
-        let listing = jobs.filter(|other| other.id != job.id && other.is_listing(folder.id.0));
+        let listing = jobs.filter(|other| {
+            other.id != job.id
+                && other.is_listing(folder.id.0)
+                && inside.is_none_or(|inside| other.listed(inside.id.0).is_some())
+        });
         listing.map(|other| other.id).collect()
     }
 
     /// What was just kept under a name is kept for those only who list the directory, and while they do.
     ///
     /// Who lists a directory that others work in meets names in it that are gone by the time he looks at them
-    /// (temporary ones mostly), and most programs that remove trees fail at that.
+    /// (temporary ones mostly), and most programs that remove trees fail at that. Only what was renamed is
+    /// kept, and directories that he has listed, too: other names may be locks, for the end of which he waits.
     pub(super) fn keep_while_listed(
         &self,
         change: &Change<'_>,
