@@ -156,7 +156,8 @@ impl Cache {
         let at = self.moment_of_removal(caller, job, folder);
         let spared = self.has_spared_in(caller, job, node);
         let is_empty = spared || self.is_empty_for(job, job.reader(), node)?;
-        if victim.is_some() && (spared || self.is_spared(caller, job, (parent, folder), name)) {
+        // Notes as well that something was spared in the directory above.
+        if victim.is_some() && (self.is_spared(caller, job, (parent, folder), name) || spared) {
             let again = self.has_to_come_again(caller, step, folder, name);
             return if again { Err(Errno::ESTALE) } else { Ok(()) };
         }
