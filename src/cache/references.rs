@@ -99,7 +99,7 @@ impl Cache {
             _ => return,
         }
         if let Err(errno) = self.bring_back_named(job, folder, name) {
-            tracing::debug!(%errno, "can't see whether directories are named that were removed");
+            tracing::warn!(%errno, "can't bring back all that is named and was removed");
         }
     }
 
@@ -110,7 +110,7 @@ impl Cache {
             return;
         }
         if let Err(errno) = self.restore_product(job, folder, name) {
-            tracing::debug!(%errno, "can't complete a directory that was moved");
+            tracing::warn!(%errno, "can't complete a directory that was moved");
         }
     }
 
@@ -226,20 +226,18 @@ impl Cache {
     fn restore_all(&self, job: &Job, first: Missing, held: &mut Vec<NodeId>) -> Result<()> {
         let mut pending = vec![first];
         let mut names = Vec::new();
+        let mut failed = Ok(());
         while let Some(missing) = pending.pop() {
             let (folder, name) = (&missing.folder, known_name(&missing.name));
-            let node = match self.restore_one(job, folder, name, held)? {
-                Restored::Nothing => continue,
-                Restored::Name => {
-                    names.push(missing);
-                    continue;
-                }
-                Restored::Directory(node) => node,
-            };
-            let inside = node.all_versions_for(None).into_iter().map(|(name, _)| name);
-            // Directories in it that are still there may have lost something.
-            for name in inside.chain(directories_in(&*self.directory(node.id)?)?) {
-                pending.push(Missing { folder: node.clone(), name });
+            match self.restore_one(job, folder, name, held) {
+                Ok(Restored::Nothing) => {}
+                Ok(Restored::Name) => names.push(missing),
+                Ok(Restored::Directory(node)) => match self.may_be_missing_in(&node) {
+                    Ok(all) => pending.extend(all),
+                    Err(errno) => failed = Err(errno),
+                },
+                // The rest of it is to come back all the same.
+                Err(errno) => failed = Err(errno),
             }
         }
         for found in names {
@@ -249,7 +247,16 @@ impl Cache {
                 self.bring_back_named(job, folder, known_name(&found.name))?;
             }
         }
-        Ok(())
+        failed
+    }
+
+    /// What may be missing in a directory that is there: what has other versions, and what lies in
+    /// directories that are still there.
+    fn may_be_missing_in(&self, node: &Arc<Node>) -> Result<Vec<Missing>> {
+        let versions = node.all_versions_for(None).into_iter().map(|(name, _)| name);
+        let directories = directories_in(&*self.directory(node.id)?)?;
+        let missing = |name| Missing { folder: node.clone(), name };
+        Ok(versions.chain(directories).map(missing).collect())
     }
 
     /// Brings back one name, if it isn't there. A directory is held.
