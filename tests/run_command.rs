@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -76,6 +76,16 @@ impl Person {
         command.args(words).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", self.home.path());
         command.current_dir(self.home.path()).stdin(Stdio::piped());
         ends_with_its_starter(&mut command, libc::SIGKILL);
+        // Who runs the tests in the background or by nohup(1) has some of these ignored.
+        // SAFETY: signal(2) may be called between fork and exec, and sets no handler here.
+        unsafe {
+            command.pre_exec(|| {
+                for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGTERM] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+                Ok(())
+            });
+        }
         let running = Running(command.spawn().unwrap());
         within("the command begins", || self.home.path().join("begun").exists());
         fs::remove_file(self.home.path().join("begun")).unwrap();
@@ -183,7 +193,8 @@ fn signals_are_passed_on() {
             person.expect_gone();
         }
         // The command decides what becomes of it.
-        let running = person.start(&format!("trap 'exit 5' TERM; {WAIT}"));
+        let running =
+            person.start("trap 'kill $!; exit 5' TERM; sleep 100 & touch begun; wait; exit 6");
         running.signal("TERM");
         assert_eq!(running.ended().code(), Some(5));
         person.expect_gone();
