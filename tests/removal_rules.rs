@@ -424,3 +424,19 @@ fn who_lists_a_directory_goes_on_seeing_what_is_taken_away() {
     }
     ground.reclaimed();
 }
+
+/// A job that clears up after itself removes what it has named, whenever it has looked where.
+#[test]
+fn who_has_named_a_directory_removes_it() {
+    let ground = Ground::new();
+    ground.shell("mkdir archive pointers");
+    let _other = ground.older();
+    let mut installer = ground.agent();
+    assert!(installer.list("/pointers").is_empty());
+    publishes(&mut installer, true);
+    let product = format!("/archive/{PRODUCT}");
+    installer.does("unlink", [&format!("{product}/inside")]);
+    installer.does("rmdir", [&product]);
+    ground.agent().refused(libc::ENOENT, "status", [&product]);
+    assert_eq!(ground.agent().list("/archive"), [""; 0]);
+}

@@ -133,7 +133,7 @@ impl Cache {
         // Before it is looked whether any was removed: who removes one now finds this, or is found.
         for (product, product_name) in &named {
             let at = self.readers.tick();
-            self.namings.note((*product, product_name), (folder.id, name), at);
+            self.namings.note((*product, product_name), (folder.id, name), (at, job.id));
         }
         if self.retired.newest() <= job.began {
             return Ok(());

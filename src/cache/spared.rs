@@ -43,6 +43,8 @@ struct Naming {
     name: Box<[u8]>,
     /// Since when.
     at: Moment,
+    /// The job that has written it.
+    by: u64,
 }
 
 /// Which directories are named where.
@@ -69,9 +71,9 @@ impl Namings {
         &self,
         (folder, name): (NodeId, &[u8]),
         (by_folder, by_name): (NodeId, Name<'_>),
-        at: Moment,
+        (at, by): (Moment, u64),
     ) {
-        let naming = Naming { folder: by_folder, name: by_name.as_bytes().into(), at };
+        let naming = Naming { folder: by_folder, name: by_name.as_bytes().into(), at, by };
         let mut known = self.known.lock();
         known.put(self.hash(folder, name), naming);
         if known.len() > KNOWN.get() {
@@ -171,6 +173,10 @@ impl Cache {
 
     /// Whether a file is there of which a process can't know that has looked where it is.
     fn is_news_to(&self, process: u32, job: &Job, naming: &Naming) -> Result<bool> {
+        // It knows what it has written itself, and clears up after itself.
+        if naming.by == job.id {
+            return Ok(false);
+        }
         let Ok(mut at) = self.tree.get(naming.folder) else { return Ok(false) };
         let there = status(&*self.directory(at.id)?, &naming.name);
         if there.is_err() || self.removed_at(&at)? != FOREVER {
