@@ -154,8 +154,11 @@ fn opened(page: &Path, (width, height): (u32, u32), words: &[&str]) -> Finished 
         .args(words)
         .arg(format!("file://{}", page.display()));
     let said = run.env("HOME", home.path()).timeout(Duration::from_secs(60)).succeeds();
-    // What a page does wrong, or was kept from doing.
-    said.does_not_say("CONSOLE");
+    // What a page does wrong, or was kept from doing; the browser has pages of its own.
+    let complaints = said.stderr.lines().filter(|line| line.contains("CONSOLE"));
+    let complaints: Vec<&str> =
+        complaints.filter(|line| !line.contains("source: chrome:")).collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
     let log = String::from_utf8_lossy(&fs::read(log).unwrap()).into_owned();
     assert!(log.contains("constants"), "no log of requests: {log}");
     let asked = log
