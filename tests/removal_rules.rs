@@ -369,24 +369,6 @@ fn who_lists_a_directory_removes_old_names_and_not_what_has_moved() {
     }
 }
 
-#[test]
-fn who_has_a_directory_open_that_moves_removes_nothing_of_it() {
-    let ground = Ground::new();
-    let [mut installer, mut remover] = ground.agents();
-    installer.does("mkdir", ["/.tmp"]);
-    installer.does("mkdir", ["/.tmp/sub"]);
-    installer.does("put", ["/.tmp/a", "a"]);
-    begins_to_remove(&mut remover, "/.tmp");
-    installer.does("rename", ["/.tmp", "/result"]);
-    remover.does("unlink", ["@d/a"]);
-    remover.does("rmdir", ["@d/sub"]);
-    remover.end();
-    assert_eq!(ground.agent().list("/result"), ["a", "sub"]);
-    // Who lists it where it is now does remove it.
-    ground.shell("rm -r result");
-    ground.live_is([]);
-}
-
 /// What a job made and takes away again is seen by nobody else, but by those who list the directory: until they
 /// don't any more.
 #[test]

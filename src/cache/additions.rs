@@ -3,7 +3,6 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use cachefs_mount::{Name, NodeId};
 use lru::LruCache;
@@ -56,8 +55,6 @@ pub(super) struct Additions {
     names: [Mutex<LruCache<u64, Added>>; SHARDS],
     /// When directories were renamed last, and by which job.
     moved: Mutex<LruCache<u64, (Moment, u64)>>,
-    /// When any was.
-    newest_moved: AtomicU64,
 }
 
 impl Additions {
@@ -65,7 +62,7 @@ impl Additions {
         // Unbounded to the maps, which otherwise reserve room for all at once.
         let names = std::array::from_fn(|_| Mutex::new(LruCache::unbounded()));
         let moved = Mutex::new(LruCache::unbounded());
-        Additions { names, moved, newest_moved: AtomicU64::new(0) }
+        Additions { names, moved }
     }
 
     pub(super) fn note(&self, (folder, name): (NodeId, Name<'_>), added: Added) {
@@ -85,7 +82,6 @@ impl Additions {
     }
 
     pub(super) fn note_moved(&self, directory: NodeId, (at, by): (Moment, u64)) {
-        self.newest_moved.fetch_max(at.0, Ordering::AcqRel);
         let mut moved = self.moved.lock();
         moved.put(directory.0, (at, by));
         if moved.len() > KNOWN.get() {
@@ -96,11 +92,6 @@ impl Additions {
     /// When a directory was renamed last, and by which job, if that is known.
     pub(super) fn moved(&self, directory: NodeId) -> Option<(Moment, u64)> {
         self.moved.lock().peek(&directory.0).copied()
-    }
-
-    /// When any directory was renamed last.
-    pub(super) fn newest_moved(&self) -> Moment {
-        Moment(self.newest_moved.load(Ordering::Acquire))
     }
 }
 
@@ -130,6 +121,5 @@ mod tests {
         assert_eq!(additions.of(NodeId(5), NodeId::ROOT, name("a")), None);
         additions.note_moved(NodeId(9), (Moment(4), 7));
         assert_eq!(additions.moved(NodeId(9)), Some((Moment(4), 7)));
-        assert_eq!(additions.newest_moved(), Moment(4));
     }
 }

@@ -446,7 +446,10 @@ impl Cache {
                 let seen = self.choose(&folder.versions(name), None, job.reader());
                 let Seen::Kept(node) = seen else { return Err(Errno::ENOENT) };
                 let lies = [RETIRED, USERS];
-                let place = self.tree.get(node)?.place().filter(|p| lies.contains(&p.parent()));
+                let node = self.tree.get(node)?;
+                // Nor what was removed since, by the name that it had got.
+                let here = node.last_place().is_some_and(|was| was.is(folder.id, name));
+                let place = node.place().filter(|p| here && lies.contains(&p.parent()));
                 // The old name of something that lives elsewhere can't be moved once more.
                 let place = place.ok_or(Errno::ENOENT)?;
                 let lies = self.own_folder(place.parent()).ok_or(Errno::ENOENT)?;

@@ -98,7 +98,7 @@ impl Cache {
     ) -> bool {
         // Seen by an old name: who removes that does not mean what has another one by now.
         let by_old_name = self.tree.get(parent).is_ok_and(|parent| parent.face != 0);
-        if by_old_name || self.is_moved_under(caller, job, folder) {
+        if by_old_name {
             // By the first of its numbers, which the operating system may not know at the moment.
             let first = self.tree.number(folder.key());
             job.note_spared(&[first.0], self.readers.process(caller));
@@ -106,30 +106,6 @@ impl Cache {
         }
         // Of what goes away while it is looked at, nothing is to be spared.
         self.is_named_since(caller, job, folder, name).unwrap_or(false)
-    }
-
-    /// Whether a directory has got another place since the caller listed it.
-    fn is_moved_under(&self, caller: &Caller, job: &Job, folder: &Arc<Node>) -> bool {
-        let moved_after = |at: Moment| self.additions.newest_moved() > at;
-        let Some(at) = job.listed(folder.id.0).filter(|at| moved_after(*at)) else { return false };
-        let process = self.readers.process(caller);
-        job.listed_by(process, folder.id.0, DECIDES).is_some()
-            && self.is_moved_by_others(job, folder, at)
-    }
-
-    fn is_moved_by_others(&self, job: &Job, folder: &Arc<Node>, at: Moment) -> bool {
-        let mut above = folder.clone();
-        loop {
-            if self.additions.moved(above.id).is_some_and(|(moved, by)| moved > at && by != job.id)
-            {
-                return true;
-            }
-            let place = above.place().filter(|_| above.id != NodeId::ROOT);
-            let Some(next) = place.and_then(|place| self.tree.get(place.parent()).ok()) else {
-                return false;
-            };
-            above = next;
-        }
     }
 
     fn is_named_since(
