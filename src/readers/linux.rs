@@ -147,7 +147,7 @@ impl System for Linux {
     }
 
     fn is_locked(&self, device: (u32, u32), inode: u64) -> bool {
-        std::fs::read("/proc/locks").is_ok_and(|locks| proc::is_locked(&locks, device, inode))
+        proc::is_locked_now(device, inode).unwrap_or(false)
     }
 
     fn report_to(&self, ends: Weak<dyn Ends>) {

@@ -77,9 +77,41 @@ pub(crate) fn has_open(process: u32, inode: u64) -> bool {
     })
 }
 
+/// How often the locks are looked through when the kernel does not tell them in one piece.
+const LOOKS: usize = 3;
+
+/// Whether somebody holds a lock on a file of that inode number, or waits for one.
+///
+/// The kernel tells a piece of the list with each `read(2)`, as much as fits, and counts from the
+/// list's beginning where the next one starts. A lock that is dropped in between shifts all the others,
+/// and one of them is told by neither piece. A single `read` with room enough tells what it tells at one
+/// moment; when that is not all (some seventy locks), the list is looked through again.
+pub(super) fn is_locked_now(device: (u32, u32), inode: u64) -> std::io::Result<bool> {
+    let mut piece = vec![0; 1 << 16];
+    for _ in 0..LOOKS {
+        let mut file = File::open("/proc/locks")?;
+        let mut pieces = 0;
+        loop {
+            // Each piece ends with a line.
+            let length = file.read(&mut piece)?;
+            if length == 0 {
+                break;
+            }
+            if is_locked(&piece[..length], device, inode) {
+                return Ok(true);
+            }
+            pieces += 1;
+        }
+        if pieces <= 1 {
+            break;
+        }
+    }
+    Ok(false)
+}
+
 /// Whether somebody holds a lock on a file of that inode number, or waits for one, by what
 /// `/proc/locks` says. Leases are no locks.
-pub(super) fn is_locked(locks: &[u8], (major, minor): (u32, u32), inode: u64) -> bool {
+fn is_locked(locks: &[u8], (major, minor): (u32, u32), inode: u64) -> bool {
     let wanted = format!("{major:02x}:{minor:02x}:{inode}");
     locks.split(|&b| b == b'\n').any(|line| {
         let mut fields = line.split(|&b| b == b' ').filter(|field| !field.is_empty());
@@ -95,6 +127,8 @@ pub(super) fn is_locked(locks: &[u8], (major, minor): (u32, u32), inode: u64) ->
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -133,5 +167,30 @@ mod tests {
         };
         assert_eq!((locked((0, 0x2f)), locked((8, 1))), (vec![77, 78], vec![79, 80]));
         assert!(!is_locked(locks, (0, 0x2f), 7));
+    }
+
+    /// Locks that come and go shift the list in which the one that stays is looked for.
+    #[test]
+    fn a_lock_that_is_held_is_seen_at_every_look() {
+        let file = tempfile::tempfile().unwrap();
+        file.lock().unwrap();
+        let status = rustix::fs::fstat(&file).unwrap();
+        let device = (rustix::fs::major(status.st_dev), rustix::fs::minor(status.st_dev));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let own = tempfile::tempfile().unwrap();
+                    while !stop.load(Ordering::Relaxed) {
+                        own.lock().unwrap();
+                        own.unlock().unwrap();
+                    }
+                });
+            }
+            let looks = (0..10_000).map(|_| is_locked_now(device, status.st_ino).unwrap());
+            let seen = looks.filter(|seen| *seen).count();
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(seen, 10_000);
+        });
     }
 }
