@@ -53,8 +53,8 @@ fn hash(folder: NodeId, name: Name<'_>) -> u64 {
 #[derive(Debug)]
 pub(super) struct Additions {
     names: [Mutex<LruCache<u64, Added>>; SHARDS],
-    /// When directories were renamed last, and by which job.
-    moved: Mutex<LruCache<u64, (Moment, u64)>>,
+    /// When directories were renamed last.
+    moved: Mutex<LruCache<u64, Moment>>,
 }
 
 impl Additions {
@@ -81,16 +81,16 @@ impl Additions {
         added.filter(|added| added.node == node)
     }
 
-    pub(super) fn note_moved(&self, directory: NodeId, (at, by): (Moment, u64)) {
+    pub(super) fn note_moved(&self, directory: NodeId, at: Moment) {
         let mut moved = self.moved.lock();
-        moved.put(directory.0, (at, by));
+        moved.put(directory.0, at);
         if moved.len() > KNOWN.get() {
             moved.pop_lru();
         }
     }
 
-    /// When a directory was renamed last, and by which job, if that is known.
-    pub(super) fn moved(&self, directory: NodeId) -> Option<(Moment, u64)> {
+    /// When a directory was renamed last, if that is known.
+    pub(super) fn moved(&self, directory: NodeId) -> Option<Moment> {
         self.moved.lock().peek(&directory.0).copied()
     }
 }
@@ -119,7 +119,7 @@ mod tests {
             additions.note((NodeId::ROOT, name(&text)), added(6, 3));
         }
         assert_eq!(additions.of(NodeId(5), NodeId::ROOT, name("a")), None);
-        additions.note_moved(NodeId(9), (Moment(4), 7));
-        assert_eq!(additions.moved(NodeId(9)), Some((Moment(4), 7)));
+        additions.note_moved(NodeId(9), Moment(4));
+        assert_eq!(additions.moved(NodeId(9)), Some(Moment(4)));
     }
 }

@@ -135,10 +135,7 @@ impl Cache {
             let at = self.readers.tick();
             self.namings.note((*product, product_name), (folder.id, name), (at, job.id));
         }
-        if self.retired.newest() <= job.began {
-            return Ok(());
-        }
-        if named.is_empty() {
+        if named.is_empty() || self.retired.newest() <= job.began {
             return Ok(());
         }
         let seen_until = self.removed_at(folder)?;

@@ -422,7 +422,7 @@ impl Cache {
         let added = Added::new(node.id, (job.id, before.unwrap_or(now)), How::Moved);
         self.additions.note(name, added);
         if node.kind == Kind::Directory {
-            self.additions.note_moved(node.id, (now, job.id));
+            self.additions.note_moved(node.id, now);
         }
     }
 

@@ -202,7 +202,7 @@ impl Cache {
     pub(super) fn moved_since(&self, folder: &Arc<Node>, at: Moment) -> Option<bool> {
         let mut above = folder.clone();
         loop {
-            if self.additions.moved(above.id).is_some_and(|(moved, _)| moved > at) {
+            if self.additions.moved(above.id).is_some_and(|moved| moved > at) {
                 return Some(true);
             }
             let Some(place) = above.place() else { return Some(false) };
