@@ -215,6 +215,31 @@ fn what_comes_back_brings_back_what_it_names() {
     assert_eq!(later.read("/index-of-wheels/wheel/code"), "text");
 }
 
+/// A word of a file may be the name of a directory inside a product. Half a product would be worse than none.
+#[test]
+fn a_part_of_what_was_put_in_place_does_not_come_back_without_the_rest() {
+    let ground = Ground::new();
+    let mut maker = ground.older();
+    maker.does("mkdir", ["/archive"]);
+    maker.does("mkdir", ["/temporary"]);
+    maker.does("mkdir", ["/temporary/code-of-package"]);
+    for file in ["/temporary/code-of-package/code", "/temporary/list-of-files"] {
+        maker.does("put", [file, "text"]);
+    }
+    let product = format!("/archive/{PRODUCT}");
+    maker.does("rename", ["/temporary", &product]);
+    ground.shell("rm -r archive/*");
+    maker.does("put", ["/log", "import code-of-package"]);
+    ground.agent().refused(libc::ENOENT, "status", [&product]);
+    // Nor is it spared, by one who has looked where the log is now.
+    maker.does("put", ["/pointer", &format!("see {PRODUCT}")]);
+    let mut remover = ground.agent();
+    assert!(remover.list("/").contains(&"pointer".into()));
+    maker.does("put", ["/log", "import code-of-package once more"]);
+    remover.does("remove", [&product]);
+    ground.agent().refused(libc::ENOENT, "status", [&product]);
+}
+
 /// The kernel has forgotten directories of which only those who saw them still know.
 #[test]
 fn all_of_a_directory_comes_back_however_deep_it_is() {
@@ -402,6 +427,36 @@ fn who_lists_a_directory_goes_on_seeing_what_is_taken_away() {
         lister.refused(libc::ENOENT, "status", [name]);
     }
     for agent in [maker, lister, other] {
+        agent.end();
+    }
+    ground.reclaimed();
+}
+
+/// Two remove one tree at once: whoever comes second to a name finds it still. Else a lock that is given up is
+/// gone for all at once.
+#[test]
+fn who_lists_a_directory_goes_on_seeing_what_another_removes_who_lists_it() {
+    let ground = Ground::new();
+    let [mut maker, mut one, mut two] = ground.agents();
+    maker.does("mkdir", ["/tree"]);
+    for name in ["/tree/.lock", "/tree/held.lock"] {
+        maker.does("put", [name, "text"]);
+    }
+    for remover in [&mut one, &mut two] {
+        begins_to_remove(remover, "/tree");
+    }
+    maker.does("unlink", ["/tree/held.lock"]);
+    two.refused(libc::ENOENT, "status", ["/tree/held.lock"]);
+    one.does("unlink", ["/tree/.lock"]);
+    for agent in [&mut maker, &mut one] {
+        agent.refused(libc::ENOENT, "status", ["/tree/.lock"]);
+    }
+    two.does("unlink", ["/tree/.lock"]);
+    for remover in [&mut one, &mut two] {
+        remover.does("close", ["d"]);
+        remover.does("rmdir", ["/tree"]);
+    }
+    for agent in [maker, one, two] {
         agent.end();
     }
     ground.reclaimed();

@@ -41,6 +41,8 @@ pub(super) struct Product {
     /// Where; held.
     folder: NodeId,
     name: Box<[u8]>,
+    /// It was moved there, and is complete.
+    moved: bool,
     /// In how many more files it is looked whether they name it.
     looks: u32,
 }
@@ -72,7 +74,7 @@ impl Cache {
         }
         let mut products = self.products.entry(job.id).or_default();
         let looks = if moved { LOOKED_AT } else { 0 };
-        products.push_back(Product { folder, name: name.as_bytes().into(), looks });
+        products.push_back(Product { folder, name: name.as_bytes().into(), moved, looks });
         let surplus = if products.len() > MOST { products.pop_front() } else { None };
         drop(products);
         if let Some(product) = surplus {
@@ -116,13 +118,13 @@ impl Cache {
 
     fn bring_back_named(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) -> Result<()> {
         let contents = contents(&*self.directory(folder.id)?, name)?;
-        let named: Vec<(NodeId, Box<[u8]>)> = match self.products.get_mut(&job.id) {
+        let mut named: Vec<(NodeId, Box<[u8]>, bool)> = match self.products.get_mut(&job.id) {
             Some(mut products) => {
                 let mut named = Vec::new();
                 for product in products.iter_mut() {
                     // Also what names it already: that may have been a temporary that is renamed now.
                     if mentions(&contents, &product.name) {
-                        named.push((product.folder, product.name.clone()));
+                        named.push((product.folder, product.name.clone(), product.moved));
                     }
                     product.looks = product.looks.saturating_sub(1);
                 }
@@ -130,8 +132,9 @@ impl Cache {
             }
             None => return Ok(()),
         };
+        named.retain(|(folder, _, moved)| *moved || !self.is_part_of_what_moved(*folder));
         // Before it is looked whether any was removed: who removes one now finds this, or is found.
-        for (product, product_name) in &named {
+        for (product, product_name, _) in &named {
             let at = self.readers.tick();
             self.namings.note((*product, product_name), (folder.id, name), (at, job.id));
         }
@@ -139,7 +142,7 @@ impl Cache {
             return Ok(());
         }
         let seen_until = self.removed_at(folder)?;
-        for (folder, name) in named {
+        for (folder, name, _) in named {
             let folder = self.tree.get(folder)?;
             let name = known_name(&name);
             let removed_at = match self.kept_for(job, &folder, name) {
@@ -153,6 +156,13 @@ impl Cache {
             }
         }
         Ok(())
+    }
+
+    /// Whether a directory was moved into place, or lies in one that was. What is in there is a part of
+    /// something that comes back as a whole, or not at all: its name may be any word.
+    fn is_part_of_what_moved(&self, folder: NodeId) -> bool {
+        let folder = self.tree.get(folder);
+        folder.is_ok_and(|folder| self.moved_since(&folder, Moment(0)) == Some(true))
     }
 
     /// Since when those who begin do not see a directory: when it was removed, or any directory that it

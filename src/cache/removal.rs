@@ -73,6 +73,16 @@ impl Cache {
         if self.is_kept(job.id, at, (&folder, name), temporary) {
             return self.retire(&change, &folder, &directory, name, (at, job.id), true);
         }
+        // Two who remove the same tree: a lock is not given up by going through its directory.
+        let listing = match job.is_listing(folder.id.0) {
+            true => self.listing_beside(&job, &folder, None),
+            false => SmallVec::new(),
+        };
+        if !listing.is_empty() {
+            self.retire(&change, &folder, &directory, name, (at, job.id), true)?;
+            self.keep_while_listed(&change, &folder, name, listing);
+            return Ok(());
+        }
         let _moving = self.moves.read();
         rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::empty()).map_err(errno)?;
         self.unnamed(folder.id, name, victim)
@@ -447,9 +457,7 @@ impl Cache {
                 let Seen::Kept(node) = seen else { return Err(Errno::ENOENT) };
                 let lies = [RETIRED, USERS];
                 let node = self.tree.get(node)?;
-                // Nor what was removed since, by the name that it had got.
-                let here = node.last_place().is_some_and(|was| was.is(folder.id, name));
-                let place = node.place().filter(|p| here && lies.contains(&p.parent()));
+                let place = node.place().filter(|p| lies.contains(&p.parent()));
                 // The old name of something that lives elsewhere can't be moved once more.
                 let place = place.ok_or(Errno::ENOENT)?;
                 let lies = self.own_folder(place.parent()).ok_or(Errno::ENOENT)?;

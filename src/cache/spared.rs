@@ -201,7 +201,8 @@ impl Cache {
     ///
     /// Who lists a directory that others work in meets names in it that are gone by the time he looks at them
     /// (temporary ones mostly), and most programs that remove trees fail at that. Only what was renamed is
-    /// kept, and directories that he has listed, too: other names may be locks, for the end of which he waits.
+    /// kept, directories that he has listed, and what is removed by another one who lists the directory: other
+    /// names may be locks, for the end of which he waits.
     pub(super) fn keep_while_listed(
         &self,
         change: &Change<'_>,
