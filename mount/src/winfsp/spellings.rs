@@ -14,7 +14,7 @@ use super::names::fold;
 use crate::{Caller, Listed, ListingSink, NodeId, Result, Volume};
 
 /// Directories whose names are kept; more than a build uses at once.
-const KEPT: usize = 256;
+pub(super) const KEPT: usize = 256;
 
 /// Names by what they are with their case folded. Of those that differ only in case, the one that is
 /// listed first.
@@ -22,14 +22,28 @@ type Names = HashMap<Vec<u16>, OsString>;
 
 #[derive(Default)]
 pub(super) struct Spellings {
-    directories: Mutex<HashMap<NodeId, Directory>>,
+    known: Mutex<Known>,
 }
 
 #[derive(Default)]
+struct Known {
+    directories: HashMap<NodeId, Directory>,
+    /// The last state that a directory was given: no two are the same, so that one which is forgotten and
+    /// listed anew meanwhile is not taken for what it was.
+    last: u64,
+}
+
 struct Directory {
-    /// Changes since it was listed first.
-    changes: u64,
+    /// Since it was heard of, or has changed last.
+    state: u64,
     names: Option<Arc<Names>>,
+}
+
+impl Known {
+    fn state(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
 }
 
 impl Spellings {
@@ -47,9 +61,10 @@ impl Spellings {
 
     /// Something in `directory` has another name now.
     pub(super) fn changed(&self, directory: NodeId) {
-        if let Some(known) = self.directories.lock().get_mut(&directory) {
-            known.changes += 1;
-            known.names = None;
+        let mut known = self.known.lock();
+        let state = known.state();
+        if let Some(directory) = known.directories.get_mut(&directory) {
+            *directory = Directory { state, names: None };
         }
     }
 
@@ -60,24 +75,27 @@ impl Spellings {
         directory: NodeId,
     ) -> Result<Arc<Names>> {
         let before = {
-            let mut directories = self.directories.lock();
+            let mut known = self.known.lock();
+            let state = known.state();
+            let directories = &mut known.directories;
             if directories.len() >= KEPT && !directories.contains_key(&directory) {
                 // Whoever lists one of them right now keeps it for himself.
                 directories.clear();
             }
-            let known = directories.entry(directory).or_default();
-            if let Some(names) = &known.names {
+            let directory =
+                directories.entry(directory).or_insert(Directory { state, names: None });
+            if let Some(names) = &directory.names {
                 return Ok(names.clone());
             }
-            known.changes
+            directory.state
         };
         let (names, everybodys) = list(volume, caller, directory)?;
         let names = Arc::new(names);
         if everybodys
-            && let Some(known) = self.directories.lock().get_mut(&directory)
-            && known.changes == before
+            && let Some(directory) = self.known.lock().directories.get_mut(&directory)
+            && directory.state == before
         {
-            known.names = Some(names.clone());
+            directory.names = Some(names.clone());
         }
         Ok(names)
     }

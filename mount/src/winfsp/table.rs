@@ -149,23 +149,20 @@ pub(super) unsafe fn give<V: Volume>(
     context: *mut *mut c_void,
     file_info: *mut FSP_FSCTL_FILE_INFO,
 ) -> Result<(), Status> {
-    let (attributes, node) = match served.adapter.attributes(&open) {
-        Ok(attributes) => (attributes, attributes.node),
-        Err(status) => {
-            served.adapter.close(&open);
-            return Err(status);
-        }
-    };
+    let attributes =
+        served.adapter.attributes(&open).inspect_err(|_| served.adapter.close(&open))?;
     // SAFETY: by the caller's word.
     unsafe {
         let answer = file_info.cast::<FSP_FSCTL_OPEN_FILE_INFO>();
         (*answer).FileInfo = info(&attributes);
-        let spelled = served.adapter.tree.path(node).unwrap_or_default();
+        let walk = open.walk.lock();
+        let spelled = walk.spelled();
         let room = usize::from((*answer).NormalizedNameSize) / size_of::<u16>();
-        if !spelled.is_empty() && spelled.len() <= room {
+        if spelled.len() <= room {
             ptr::copy_nonoverlapping(spelled.as_ptr(), (*answer).NormalizedName, spelled.len());
-            (*answer).NormalizedNameSize = size_of_val(&spelled[..]) as u16;
+            (*answer).NormalizedNameSize = size_of_val(spelled) as u16;
         }
+        drop(walk);
         context.write(Box::into_raw(Box::new(open)).cast());
     }
     Ok(())
