@@ -177,6 +177,19 @@ impl State {
         }
     }
 
+    /// Gives a file another size: as large as the volume says that it is, at most.
+    fn resize(&mut self, node: NodeId, size: u64) -> Result<&mut Vec<u8>> {
+        let bytes = self.bytes(node)?;
+        if size > BLOCKS * u64::from(BLOCK) {
+            return Err(Errno::ENOSPC);
+        }
+        let size = size as usize;
+        let more = size.saturating_sub(bytes.len());
+        bytes.try_reserve(more).map_err(|_| Errno::ENOSPC)?;
+        bytes.resize(size, 0);
+        Ok(bytes)
+    }
+
     fn handle(&self, handle: HandleId) -> Result<NodeId> {
         self.handles.get(&handle).map(|handle| handle.node).ok_or(Errno::EBADF)
     }
@@ -226,6 +239,15 @@ impl State {
         }
     }
 
+    /// Takes back lookups; whether none is left.
+    fn give_back(&mut self, node: NodeId, lookups: u64) -> bool {
+        let Ok(known) = self.node(node) else { return true };
+        known.lookups = known.lookups.checked_sub(lookups).expect("given back more than was given");
+        let none = known.lookups == 0;
+        self.drop_unused(node);
+        none
+    }
+
     fn open(&mut self, node: NodeId, flags: OpenFlags) -> Opened {
         let handle = HandleId(self.number());
         self.handles.insert(handle, Handle { node, flags });
@@ -268,12 +290,7 @@ impl Volume for Memory {
     }
 
     fn forget(&self, node: NodeId, lookups: u64) -> bool {
-        let mut state = self.state.lock();
-        let Ok(known) = state.node(node) else { return true };
-        known.lookups = known.lookups.checked_sub(lookups).expect("given back more than was given");
-        let none = known.lookups == 0;
-        state.drop_unused(node);
-        none
+        self.state.lock().give_back(node, lookups)
     }
 
     fn attributes(
@@ -294,8 +311,7 @@ impl Volume for Memory {
     ) -> Result<(Attributes, Duration)> {
         let mut state = self.state.lock();
         if let Some(size) = changes.size {
-            let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
-            state.bytes(node)?.resize(size, 0);
+            state.resize(node, size)?;
         }
         let time = |set: SetTime| match set {
             SetTime::Now => SystemTime::now(),
@@ -468,11 +484,10 @@ impl Volume for Memory {
             return Err(Errno::EBADF);
         }
         let node = state.handle(handle)?;
-        let bytes = state.bytes(node)?;
-        let offset = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
-        let end = offset.checked_add(data.len()).ok_or(Errno::EINVAL)?;
-        bytes.resize(bytes.len().max(end), 0);
-        bytes[offset..end].copy_from_slice(data);
+        let end = offset.saturating_add(data.len() as u64);
+        let size = end.max(state.bytes(node)?.len() as u64);
+        let bytes = state.resize(node, size)?;
+        bytes[offset as usize..end as usize].copy_from_slice(data);
         state.node(node)?.attributes.modified = SystemTime::now();
         Ok(data.len())
     }
@@ -533,21 +548,15 @@ impl Volume for Memory {
         let dots = [".", ".."].map(|dot| (OsString::from(dot), directory));
         let all: Vec<_> = dots.into_iter().chain(names.clone()).collect();
         for (next, (name, node)) in (1..).zip(&all).skip(offset as usize) {
-            let attributes = state.attributes(*node)?;
+            // Gone meanwhile.
+            let Ok(attributes) = state.attributes(*node) else { continue };
             let wanted = next > 2 && sink.wants_attributes();
-            let entry = wanted.then_some(Entry {
-                attributes,
-                name_valid: FOREVER,
-                attributes_valid: FOREVER,
-            });
-            // Before it is taken: it may be given back at once, when the lock is free again.
+            // Counted before it is taken: it may be given back at once, when the lock is free again.
+            let entry = wanted.then(|| state.entry(*node)).transpose()?;
             let listed = Listed { name, node: *node, kind: attributes.kind, next, entry };
-            if !parking_lot::MutexGuard::unlocked(&mut state, || {
-                wanted.then(|| self.state.lock().entry(*node)).transpose()?;
-                Ok::<_, Errno>(sink.take(&listed))
-            })? {
+            if !parking_lot::MutexGuard::unlocked(&mut state, || sink.take(&listed)) {
                 if wanted {
-                    state.node(*node)?.lookups -= 1;
+                    state.give_back(*node, 1);
                 }
                 break;
             }

@@ -146,3 +146,16 @@ fn the_volume_has_a_name_and_sizes() {
     done(unsafe { flush(machine.fs, ptr::null_mut(), &mut info) }).unwrap();
     machine.end();
 }
+
+/// Not for the volume's sake: whoever tries out mounting asks for more than there is, too.
+#[test]
+fn what_has_no_room_in_memory_is_refused() {
+    let machine = Machine::new();
+    let file = machine.create_file("\\a", READ | WRITE, CREATE_NEW, 0).unwrap();
+    for size in [1 << 31, 1 << 50, u64::MAX] {
+        assert_eq!(file.set_size(size, false), Err(Status::DISK_FULL));
+        assert_eq!(file.write(size - 1, b"x"), Err(Status::DISK_FULL));
+    }
+    file.end();
+    machine.end();
+}
