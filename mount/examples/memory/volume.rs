@@ -37,6 +37,8 @@ struct State {
     opened: Vec<OpenFlags>,
     /// Closed handles that were announced.
     flushed: usize,
+    /// How often something was to be made last.
+    synced: usize,
     /// Whether what is to be replaced or removed next becomes another node first.
     stale: bool,
 }
@@ -70,6 +72,7 @@ impl Default for State {
             askers: BTreeSet::new(),
             opened: Vec::new(),
             flushed: 0,
+            synced: 0,
             stale: false,
         };
         let root = state.add(&NOBODY, Kind::Directory, 0o777, Content::Names(BTreeMap::new()));
@@ -103,6 +106,11 @@ impl Memory {
     /// How often the volume was told that a handle is closed.
     pub(crate) fn flushed(&self) -> usize {
         self.state.lock().flushed
+    }
+
+    /// How often the volume was asked to make last what was written.
+    pub(crate) fn synced(&self) -> usize {
+        self.state.lock().synced
     }
 
     /// What is replaced or removed next becomes another node first, of which the volume says ESTALE.
@@ -507,7 +515,10 @@ impl Volume for Memory {
     }
 
     fn sync(&self, handle: HandleId, _: bool) -> Result<()> {
-        self.state.lock().handle(handle).map(drop)
+        let mut state = self.state.lock();
+        state.handle(handle)?;
+        state.synced += 1;
+        Ok(())
     }
 
     fn allocate(&self, _: HandleId, _: u64, _: u64, _: AllocateFlags) -> Result<()> {

@@ -38,7 +38,7 @@ unsafe impl Send for Pointer {}
 unsafe impl Sync for Pointer {}
 
 /// Tells the system of one mount.
-pub(super) struct Notifier<V> {
+pub(super) struct Notifier<V: Volume> {
     pub(super) attached: Arc<Attached>,
     pub(super) served: Weak<Served<V>>,
     pub(super) serial: u32,

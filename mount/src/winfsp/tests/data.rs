@@ -142,8 +142,12 @@ fn the_volume_has_a_name_and_sizes() {
 
     let mut info = FSP_FSCTL_FILE_INFO::default();
     let flush = machine.table().Flush.unwrap();
-    // SAFETY: as above; without a context it is the volume.
+    let files = ["\\a", "\\b"].map(|path| machine.create_file(path, WRITE, CREATE_NEW, 0).unwrap());
+    let before = machine.volume.synced();
+    // SAFETY: as above; without a context it is the volume, with all that is open there.
     done(unsafe { flush(machine.fs, ptr::null_mut(), &mut info) }).unwrap();
+    assert_eq!(machine.volume.synced(), before + 2);
+    files.into_iter().for_each(File::end);
     machine.end();
 }
 
