@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::listing::each;
 use super::names::fold;
-use crate::{Caller, Listed, ListingSink, NodeId, Result, Volume};
+use crate::{Caller, NodeId, Result, Volume};
 
 /// Directories whose names are kept; more than a build uses at once.
 pub(super) const KEPT: usize = 256;
@@ -107,38 +108,11 @@ fn folded(name: &OsStr) -> Vec<u16> {
 
 /// The names in a directory, and whether they are the same for everyone.
 fn list<V: Volume>(volume: &V, caller: &Caller, directory: NodeId) -> Result<(Names, bool)> {
-    let (handle, everybodys) = volume.open_directory(caller, directory)?;
-    let mut sink = Sink { names: Names::new(), next: None };
-    let mut offset = 0;
-    let listed = loop {
-        match volume.read_directory(caller, handle, offset, &mut sink) {
-            Ok(()) => match sink.next.take() {
-                Some(next) => offset = next,
-                None => break Ok((sink.names, everybodys)),
-            },
-            Err(errno) => break Err(errno),
-        }
-    };
-    volume.release_directory(handle);
-    listed
-}
-
-struct Sink {
-    names: Names,
-    /// Where to go on; none when nothing was taken.
-    next: Option<u64>,
-}
-
-impl ListingSink for Sink {
-    fn wants_attributes(&self) -> bool {
-        false
-    }
-
-    fn take(&mut self, entry: &Listed<'_>) -> bool {
-        self.next = Some(entry.next);
+    let mut names = Names::new();
+    let everybodys = each(volume, caller, directory, false, |entry| {
         if entry.name != "." && entry.name != ".." {
-            self.names.entry(folded(entry.name)).or_insert_with(|| entry.name.into());
+            names.entry(folded(entry.name)).or_insert_with(|| entry.name.into());
         }
-        true
-    }
+    })?;
+    Ok((names, everybodys))
 }
