@@ -235,6 +235,37 @@ os.pwrite(sparse, b'x', 1 << 29)
     assert!(ground.bytes(LIMITED) <= 64 << 10, "{}", ground.usage(LIMITED));
 }
 
+/// A file takes more when its holes are filled, however much of it lies behind them.
+#[test]
+fn holes_and_what_is_behind_the_end_are_not_free() {
+    let quota = limited("4MiB");
+    let ground = Ground::new(&[&quota[0], &quota[1]]);
+    let python = "
+import os
+made = os.open('sparse', os.O_RDWR | os.O_CREAT | os.O_EXCL)
+os.ftruncate(made, 64 << 20)
+os.pwrite(made, b'x' * (3 << 20), 61 << 20)
+for at in range(0, 16 << 20, 1 << 20):
+    assert os.pwrite(made, b'y' * (1 << 20), at) == 1 << 20
+assert os.pread(made, 1 << 25, 0) == b'y' * (1 << 24) + bytes(1 << 24)
+";
+    ground.says(LIMITED, &format!("python3 -c \"{python}\""));
+    assert!(ground.bytes(LIMITED) <= 4 * MIB, "{}", ground.usage(LIMITED));
+    ground.says(LIMITED, "rm sparse");
+    // What is reserved behind the end is taken, too. It is noticed when there is too much.
+    ground.says(
+        LIMITED,
+        "head -c 1M /dev/zero > own; : > reserved; fallocate -n -o 1G -l 3M reserved",
+    );
+    assert_eq!(ground.bytes(LIMITED), 4 * MIB);
+    ground.says(LIMITED, "fallocate -n -l 3M reserved; printf changed | dd of=own conv=notrunc");
+    assert_eq!(ground.bytes(LIMITED), 7 * MIB);
+    let own = fs::read(ground.mount.store().join("own")).unwrap();
+    assert!(own.starts_with(b"changed"), "what is written over what was there adds nothing");
+    ground.says(LIMITED, "for n in 3 6 9 12 15; do fallocate -n -o ${n}M -l 3M reserved; done");
+    assert!(ground.bytes(LIMITED) <= 7 * MIB, "{}", ground.usage(LIMITED));
+}
+
 #[test]
 fn hard_links_are_counted_once_and_names_as_they_are() {
     let quota = limited("1G:6");

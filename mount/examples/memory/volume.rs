@@ -37,6 +37,8 @@ struct State {
     opened: Vec<OpenFlags>,
     /// Closed handles that were announced.
     flushed: usize,
+    /// How often something was to be made last.
+    synced: usize,
     /// Whether what is to be replaced or removed next becomes another node first.
     stale: bool,
 }
@@ -70,6 +72,7 @@ impl Default for State {
             askers: BTreeSet::new(),
             opened: Vec::new(),
             flushed: 0,
+            synced: 0,
             stale: false,
         };
         let root = state.add(&NOBODY, Kind::Directory, 0o777, Content::Names(BTreeMap::new()));
@@ -78,7 +81,8 @@ impl Default for State {
     }
 }
 
-const NOBODY: Caller = Caller { uid: 0, gid: 0, thread: 0 };
+/// Who makes the root, and stands for whoever asks past the mount.
+pub(crate) const NOBODY: Caller = Caller { uid: 0, gid: 0, thread: 0 };
 
 /// What the tests look at.
 #[cfg_attr(not(test), expect(dead_code, reason = "for tests"))]
@@ -102,6 +106,11 @@ impl Memory {
     /// How often the volume was told that a handle is closed.
     pub(crate) fn flushed(&self) -> usize {
         self.state.lock().flushed
+    }
+
+    /// How often the volume was asked to make last what was written.
+    pub(crate) fn synced(&self) -> usize {
+        self.state.lock().synced
     }
 
     /// What is replaced or removed next becomes another node first, of which the volume says ESTALE.
@@ -176,6 +185,19 @@ impl State {
         }
     }
 
+    /// Gives a file another size: as large as the volume says that it is, at most.
+    fn resize(&mut self, node: NodeId, size: u64) -> Result<&mut Vec<u8>> {
+        let bytes = self.bytes(node)?;
+        if size > BLOCKS * u64::from(BLOCK) {
+            return Err(Errno::ENOSPC);
+        }
+        let size = size as usize;
+        let more = size.saturating_sub(bytes.len());
+        bytes.try_reserve(more).map_err(|_| Errno::ENOSPC)?;
+        bytes.resize(size, 0);
+        Ok(bytes)
+    }
+
     fn handle(&self, handle: HandleId) -> Result<NodeId> {
         self.handles.get(&handle).map(|handle| handle.node).ok_or(Errno::EBADF)
     }
@@ -225,6 +247,15 @@ impl State {
         }
     }
 
+    /// Takes back lookups; whether none is left.
+    fn give_back(&mut self, node: NodeId, lookups: u64) -> bool {
+        let Ok(known) = self.node(node) else { return true };
+        known.lookups = known.lookups.checked_sub(lookups).expect("given back more than was given");
+        let none = known.lookups == 0;
+        self.drop_unused(node);
+        none
+    }
+
     fn open(&mut self, node: NodeId, flags: OpenFlags) -> Opened {
         let handle = HandleId(self.number());
         self.handles.insert(handle, Handle { node, flags });
@@ -267,12 +298,7 @@ impl Volume for Memory {
     }
 
     fn forget(&self, node: NodeId, lookups: u64) -> bool {
-        let mut state = self.state.lock();
-        let Ok(known) = state.node(node) else { return true };
-        known.lookups = known.lookups.checked_sub(lookups).expect("given back more than was given");
-        let none = known.lookups == 0;
-        state.drop_unused(node);
-        none
+        self.state.lock().give_back(node, lookups)
     }
 
     fn attributes(
@@ -293,8 +319,7 @@ impl Volume for Memory {
     ) -> Result<(Attributes, Duration)> {
         let mut state = self.state.lock();
         if let Some(size) = changes.size {
-            let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
-            state.bytes(node)?.resize(size, 0);
+            state.resize(node, size)?;
         }
         let time = |set: SetTime| match set {
             SetTime::Now => SystemTime::now(),
@@ -392,11 +417,11 @@ impl Volume for Memory {
             return Err(Errno::EINVAL);
         }
         if let Ok(there) = state.child(new_parent, new_name) {
-            if there == node {
-                return Ok(());
-            }
             if flags.contains(RenameFlags::NO_REPLACE) {
                 return Err(Errno::EEXIST);
+            }
+            if there == node {
+                return Ok(());
             }
             let directory = state.node(node)?.attributes.kind == Kind::Directory;
             match (directory, &state.node(there)?.content) {
@@ -467,11 +492,10 @@ impl Volume for Memory {
             return Err(Errno::EBADF);
         }
         let node = state.handle(handle)?;
-        let bytes = state.bytes(node)?;
-        let offset = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
-        let end = offset.checked_add(data.len()).ok_or(Errno::EINVAL)?;
-        bytes.resize(bytes.len().max(end), 0);
-        bytes[offset..end].copy_from_slice(data);
+        let end = offset.saturating_add(data.len() as u64);
+        let size = end.max(state.bytes(node)?.len() as u64);
+        let bytes = state.resize(node, size)?;
+        bytes[offset as usize..end as usize].copy_from_slice(data);
         state.node(node)?.attributes.modified = SystemTime::now();
         Ok(data.len())
     }
@@ -491,7 +515,10 @@ impl Volume for Memory {
     }
 
     fn sync(&self, handle: HandleId, _: bool) -> Result<()> {
-        self.state.lock().handle(handle).map(drop)
+        let mut state = self.state.lock();
+        state.handle(handle)?;
+        state.synced += 1;
+        Ok(())
     }
 
     fn allocate(&self, _: HandleId, _: u64, _: u64, _: AllocateFlags) -> Result<()> {
@@ -532,21 +559,15 @@ impl Volume for Memory {
         let dots = [".", ".."].map(|dot| (OsString::from(dot), directory));
         let all: Vec<_> = dots.into_iter().chain(names.clone()).collect();
         for (next, (name, node)) in (1..).zip(&all).skip(offset as usize) {
-            let attributes = state.attributes(*node)?;
+            // Gone meanwhile.
+            let Ok(attributes) = state.attributes(*node) else { continue };
             let wanted = next > 2 && sink.wants_attributes();
-            let entry = wanted.then_some(Entry {
-                attributes,
-                name_valid: FOREVER,
-                attributes_valid: FOREVER,
-            });
-            // Before it is taken: it may be given back at once, when the lock is free again.
+            // Counted before it is taken: it may be given back at once, when the lock is free again.
+            let entry = wanted.then(|| state.entry(*node)).transpose()?;
             let listed = Listed { name, node: *node, kind: attributes.kind, next, entry };
-            if !parking_lot::MutexGuard::unlocked(&mut state, || {
-                wanted.then(|| self.state.lock().entry(*node)).transpose()?;
-                Ok::<_, Errno>(sink.take(&listed))
-            })? {
+            if !parking_lot::MutexGuard::unlocked(&mut state, || sink.take(&listed)) {
                 if wanted {
-                    state.node(*node)?.lookups -= 1;
+                    state.give_back(*node, 1);
                 }
                 break;
             }

@@ -11,7 +11,7 @@ use super::attributes::{
     DIRECTORY_FILE, Disposition, NON_DIRECTORY_FILE, new_permissions, open_flags,
 };
 use super::listing::Listing;
-use super::names::may_be_new;
+use super::names::{can_be, may_be_new, split};
 use super::open::{Handle, Open};
 use super::status::Status;
 use super::tree::Tree;
@@ -124,7 +124,7 @@ impl<V: Volume> Adapter<V> {
             // The new version is another node, which the name leads to when it is asked for again.
             Err(Errno::ESTALE) => {
                 let path = self.tree.path(node).ok_or(Status::FILE_DELETED)?;
-                *walk = self.tree.walk(&open.caller, &super::names::split(&path)?)?;
+                *walk = self.tree.walk(&open.caller, &split(&path)?)?;
                 self.volume().open(&open.caller, walk.node(), flags)?
             }
             opened => opened?,
@@ -214,13 +214,18 @@ impl<V: Volume> Adapter<V> {
             let new_name = match target.find(caller, new_name)? {
                 Some((there, spelled)) => {
                     target.give_back(&there);
-                    let itself = there.attributes.node == walk.node() && new_parent == parent;
+                    // By name: what has two names is not renamed to another spelling of the second.
+                    let itself = spelled == name && new_parent == parent;
                     // Who replaces something takes over how it is spelled: it is one step then.
                     if itself { OsString::from_wide(new_name) } else { spelled }
                 }
                 None if may_be_new(new_name) => OsString::from_wide(new_name),
                 None => return Err(Status::OBJECT_NAME_INVALID),
             };
+            if new_parent == parent && new_name == name {
+                // A volume would refuse it for what is there: itself.
+                return Ok(());
+            }
             let flags = if replace { RenameFlags::empty() } else { RenameFlags::NO_REPLACE };
             let (from, to) = (Name::new(&name)?, Name::new(&new_name)?);
             self.volume().rename(caller, parent, from, new_parent, to, flags)?;
@@ -239,6 +244,9 @@ impl<V: Volume> Adapter<V> {
         open: &Open<V>,
         name: &[u16],
     ) -> Result<(Attributes, OsString), Status> {
+        if !can_be(name) {
+            return Err(Status::OBJECT_NAME_INVALID);
+        }
         let walk = open.walk.lock();
         let (entry, name) = walk.find(&open.caller, name)?.ok_or(Status::OBJECT_NAME_NOT_FOUND)?;
         walk.give_back(&entry);

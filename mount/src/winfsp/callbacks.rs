@@ -13,12 +13,13 @@ use winfsp_wrs_sys::{
     NTSTATUS, PSECURITY_DESCRIPTOR, SIZE_T,
 };
 
-use super::adapter::Wish;
+use super::adapter::{Adapter, Wish};
 use super::attributes::bits;
 use super::listing::Item;
-use super::open::Open;
 use super::status::Status;
-use super::table::{Entry, answer, entry, give, info, opened, path, put, text};
+use super::table::{
+    Entry, answer, entry, flush_all, give, info, opened, path, put, take_back, tell, text,
+};
 use crate::{SetAttributes, Volume};
 
 /// `FspCleanupDelete`: the name is to be removed.
@@ -116,9 +117,8 @@ pub(super) unsafe extern "C" fn overwrite<V: Volume>(
 ) -> NTSTATUS {
     // SAFETY: as above.
     unsafe {
-        answer::<V>(fs, "Overwrite", |served| {
-            file_info.write(info(&served.adapter.overwrite(opened::<V>(context), bits)?));
-            Ok(())
+        tell::<V>(fs, "Overwrite", context, file_info, |adapter, open| {
+            adapter.overwrite(open, bits)
         })
     }
 }
@@ -148,11 +148,12 @@ pub(super) unsafe extern "C" fn cleanup<V: Volume>(
 }
 
 pub(super) unsafe extern "C" fn close<V: Volume>(fs: *mut FSP_FILE_SYSTEM, context: *mut c_void) {
-    // SAFETY: as above; this is the last that is asked of it.
+    // SAFETY: as above.
     unsafe {
         answer::<V>(fs, "Close", |served| {
-            let open = Box::from_raw(context.cast::<Open<V>>());
-            served.adapter.close(&open);
+            if let Some(open) = take_back(served, context) {
+                served.adapter.close(&open);
+            }
             Ok(())
         });
     }
@@ -215,13 +216,11 @@ pub(super) unsafe extern "C" fn flush<V: Volume>(
 ) -> NTSTATUS {
     // SAFETY: as above.
     unsafe {
-        answer::<V>(fs, "Flush", |served| {
-            // Without a context it is the whole volume, of whose open files WinFsp has asked one by one before.
-            if !context.is_null() {
-                file_info.write(info(&served.adapter.flush(opened::<V>(context))?));
-            }
-            Ok(())
-        })
+        if context.is_null() {
+            // The whole volume: the driver has written what it kept of open files, and asks for no more.
+            return answer::<V>(fs, "Flush", flush_all);
+        }
+        tell::<V>(fs, "Flush", context, file_info, Adapter::flush)
     }
 }
 
@@ -231,12 +230,7 @@ pub(super) unsafe extern "C" fn get_file_info<V: Volume>(
     file_info: *mut FSP_FSCTL_FILE_INFO,
 ) -> NTSTATUS {
     // SAFETY: as above.
-    unsafe {
-        answer::<V>(fs, "GetFileInfo", |served| {
-            file_info.write(info(&served.adapter.attributes(opened::<V>(context))?));
-            Ok(())
-        })
-    }
+    unsafe { tell::<V>(fs, "GetFileInfo", context, file_info, Adapter::attributes) }
 }
 
 pub(super) unsafe extern "C" fn set_basic_info<V: Volume>(
@@ -251,10 +245,8 @@ pub(super) unsafe extern "C" fn set_basic_info<V: Volume>(
 ) -> NTSTATUS {
     // SAFETY: as above.
     unsafe {
-        answer::<V>(fs, "SetBasicInfo", |served| {
-            let open = opened::<V>(context);
-            file_info.write(info(&served.adapter.set_basic(open, bits, accessed, modified)?));
-            Ok(())
+        tell::<V>(fs, "SetBasicInfo", context, file_info, |adapter, open| {
+            adapter.set_basic(open, bits, accessed, modified)
         })
     }
 }
@@ -268,10 +260,8 @@ pub(super) unsafe extern "C" fn set_file_size<V: Volume>(
 ) -> NTSTATUS {
     // SAFETY: as above.
     unsafe {
-        answer::<V>(fs, "SetFileSize", |served| {
-            let open = opened::<V>(context);
-            file_info.write(info(&served.adapter.set_size(open, size, reserved != 0)?));
-            Ok(())
+        tell::<V>(fs, "SetFileSize", context, file_info, |adapter, open| {
+            adapter.set_size(open, size, reserved != 0)
         })
     }
 }

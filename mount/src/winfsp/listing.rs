@@ -25,20 +25,19 @@ impl Listing {
         caller: &Caller,
         directory: &Attributes,
     ) -> Result<Listing> {
-        let (handle, _) = volume.open_directory(caller, directory.node)?;
-        let mut sink = Sink { volume, caller, directory, items: Vec::new(), next: None };
-        let mut offset = 0;
-        let listed = loop {
-            match volume.read_directory(caller, handle, offset, &mut sink) {
-                Ok(()) => match sink.next.take() {
-                    Some(next) => offset = next,
-                    None => break Ok(sink.items),
-                },
-                Err(errno) => break Err(errno),
+        let mut items = Vec::new();
+        each(volume, caller, directory.node, true, |listed| {
+            let name: Vec<u16> = listed.name.encode_wide().collect();
+            let key = key(&name);
+            let attributes = match key.0 {
+                OTHERS => attributes(volume, caller, directory.node, listed),
+                _ if directory.node == NodeId::ROOT => None,
+                _ => Some(Attributes { kind: Kind::Directory, ..*directory }),
+            };
+            if let Some(attributes) = attributes {
+                items.push(Item { key, name, attributes });
             }
-        };
-        volume.release_directory(handle);
-        let mut items = listed?;
+        })?;
         items.sort_by(|one, other| (&one.key, &one.name).cmp(&(&other.key, &other.name)));
         Ok(Listing(items))
     }
@@ -74,53 +73,67 @@ fn key(name: &[u16]) -> (u8, Vec<u16>) {
     }
 }
 
-struct Sink<'a, V> {
-    volume: &'a V,
-    caller: &'a Caller,
-    directory: &'a Attributes,
-    items: Vec<Item>,
+/// The attributes of `listed`; none when it is gone already.
+fn attributes<V: Volume>(
+    volume: &V,
+    caller: &Caller,
+    directory: NodeId,
+    listed: &Listed<'_>,
+) -> Option<Attributes> {
+    let entry = match listed.entry {
+        Some(entry) => entry,
+        None => match volume.lookup(caller, directory, Name::new(listed.name).ok()?) {
+            Ok(Lookup::Found(entry)) => entry,
+            _ => return None,
+        },
+    };
+    // Only what it is like is kept: its name will be looked up by whoever wants more.
+    if entry.attributes.node != NodeId::ROOT {
+        volume.forget(entry.attributes.node, 1);
+    }
+    Some(entry.attributes)
+}
+
+/// Hands over each entry of a directory, with its attributes if they are wanted and can be had. Whether the
+/// listing is the same for everyone.
+pub(super) fn each<V: Volume>(
+    volume: &V,
+    caller: &Caller,
+    directory: NodeId,
+    attributes: bool,
+    take: impl FnMut(&Listed<'_>),
+) -> Result<bool> {
+    let (handle, everybodys) = volume.open_directory(caller, directory)?;
+    let mut sink = Sink { attributes, take, next: None };
+    let mut offset = 0;
+    let listed = loop {
+        match volume.read_directory(caller, handle, offset, &mut sink) {
+            Ok(()) => match sink.next.take() {
+                Some(next) => offset = next,
+                None => break Ok(everybodys),
+            },
+            Err(errno) => break Err(errno),
+        }
+    };
+    volume.release_directory(handle);
+    listed
+}
+
+struct Sink<Take> {
+    attributes: bool,
+    take: Take,
     /// Where to go on; none when nothing was taken.
     next: Option<u64>,
 }
 
-impl<V: Volume> Sink<'_, V> {
-    /// The attributes of `listed`; none when it is gone already.
-    fn attributes(&self, listed: &Listed<'_>) -> Option<Attributes> {
-        let entry = match listed.entry {
-            Some(entry) => entry,
-            None => {
-                let name = Name::new(listed.name).ok()?;
-                match self.volume.lookup(self.caller, self.directory.node, name) {
-                    Ok(Lookup::Found(entry)) => entry,
-                    _ => return None,
-                }
-            }
-        };
-        // Only what it is like is kept: its name will be looked up by whoever wants more.
-        if entry.attributes.node != NodeId::ROOT {
-            self.volume.forget(entry.attributes.node, 1);
-        }
-        Some(entry.attributes)
-    }
-}
-
-impl<V: Volume> ListingSink for Sink<'_, V> {
+impl<Take: FnMut(&Listed<'_>)> ListingSink for Sink<Take> {
     fn wants_attributes(&self) -> bool {
-        true
+        self.attributes
     }
 
-    fn take(&mut self, listed: &Listed<'_>) -> bool {
-        self.next = Some(listed.next);
-        let name: Vec<u16> = listed.name.encode_wide().collect();
-        let key = key(&name);
-        let attributes = match key.0 {
-            OTHERS => self.attributes(listed),
-            _ if self.directory.node == NodeId::ROOT => None,
-            _ => Some(Attributes { kind: Kind::Directory, ..*self.directory }),
-        };
-        if let Some(attributes) = attributes {
-            self.items.push(Item { key, name, attributes });
-        }
+    fn take(&mut self, entry: &Listed<'_>) -> bool {
+        self.next = Some(entry.next);
+        (self.take)(entry);
         true
     }
 }

@@ -153,6 +153,7 @@ impl Mount {
         let end = ended.clone();
         let served = Arc::new(Served {
             adapter: Adapter::new(volume),
+            open: Default::default(),
             library,
             security: Security::new(options.check_permissions).map_err(MountError::NoDescriptor)?,
             label: options.label.encode_utf16().take(32).collect(),

@@ -2,12 +2,12 @@
 
 use super::status::Status;
 
-const SEPARATOR: u16 = b'\\' as u16;
+pub(super) const SEPARATOR: u16 = b'\\' as u16;
 
 /// What no name contains. `:` would name a stream of a file, and there are none.
-const NEVER: &[u8] = b"\"*/:<>?|";
+const NEVER: &[u8] = b"\"*/:<>?\\|";
 
-/// The names in a path from the volume's root, as WinFSP hands it over: it begins with `\`, and has neither
+/// The names in a path from the volume's root, as WinFsp hands it over: it begins with `\`, and has neither
 /// `.` nor `..` in it.
 pub(super) fn split(path: &[u16]) -> Result<Vec<&[u16]>, Status> {
     let Some((&SEPARATOR, rest)) = path.split_first() else {
@@ -21,7 +21,8 @@ pub(super) fn split(path: &[u16]) -> Result<Vec<&[u16]>, Status> {
     if names.iter().all(|name| can_be(name)) { Ok(names) } else { Err(Status::OBJECT_NAME_INVALID) }
 }
 
-fn can_be(name: &[u16]) -> bool {
+/// Whether something may have that name in a directory.
+pub(super) fn can_be(name: &[u16]) -> bool {
     let dot = u16::from(b'.');
     let wrong = |&unit: &u16| unit < 0x20 || NEVER.iter().any(|&never| unit == u16::from(never));
     !name.is_empty() && name != [dot] && name != [dot, dot] && !name.iter().any(wrong)
@@ -48,7 +49,7 @@ pub(super) fn fold(name: &[u16]) -> Vec<u16> {
     name.iter().map(|&unit| upper(unit)).collect()
 }
 
-/// What the system, and so WinFSP's driver, takes for the upper case.
+/// What the system, and so WinFsp's driver, takes for the upper case.
 #[cfg(windows)]
 fn upper(unit: u16) -> u16 {
     // SAFETY: a function of numbers.

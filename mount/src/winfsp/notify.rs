@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::RwLock;
 use winfsp_wrs_sys::{FSP_FILE_SYSTEM, FSP_FSCTL_NOTIFY_INFO};
 
+use super::names::SEPARATOR;
 use super::status::Status;
 use super::table::Served;
 use crate::{NodeId, Notify, Volume};
@@ -37,7 +38,7 @@ unsafe impl Send for Pointer {}
 unsafe impl Sync for Pointer {}
 
 /// Tells the system of one mount.
-pub(super) struct Notifier<V> {
+pub(super) struct Notifier<V: Volume> {
     pub(super) attached: Arc<Attached>,
     pub(super) served: Weak<Served<V>>,
     pub(super) serial: u32,
@@ -76,9 +77,8 @@ impl<V: Volume> Notify for Notifier<V> {
         let tree = &served.adapter.tree;
         tree.spellings.changed(parent);
         let Some(mut path) = tree.path(parent) else { return Ok(()) };
-        let separator = u16::from(b'\\');
-        if path.last() != Some(&separator) {
-            path.push(separator);
+        if path.last() != Some(&SEPARATOR) {
+            path.push(SEPARATOR);
         }
         path.extend(name.encode_wide());
         self.tell(&served, &path)

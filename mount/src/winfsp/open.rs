@@ -136,10 +136,16 @@ impl<V: Volume> Adapter<V> {
 
     /// Makes what was written last.
     pub(super) fn flush(&self, open: &Open<V>) -> Result<Attributes, Status> {
-        if let Some(file) = *open.file.read() {
-            self.tree.volume.sync(file.id, false)?;
-        }
+        self.sync(open)?;
         self.attributes(open)
+    }
+
+    /// As [`Adapter::flush`], also for what is being closed.
+    pub(super) fn sync(&self, open: &Open<V>) -> Result<(), Status> {
+        match *open.file.read() {
+            Some(file) => Ok(self.tree.volume.sync(file.id, false)?),
+            None => Ok(()),
+        }
     }
 
     /// Sets attributes and times, of which 0 and negative ones stay as they are. When a file was created is not

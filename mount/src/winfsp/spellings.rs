@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::listing::each;
 use super::names::fold;
-use crate::{Caller, Listed, ListingSink, NodeId, Result, Volume};
+use crate::{Caller, NodeId, Result, Volume};
 
 /// Directories whose names are kept; more than a build uses at once.
-const KEPT: usize = 256;
+pub(super) const KEPT: usize = 256;
 
 /// Names by what they are with their case folded. Of those that differ only in case, the one that is
 /// listed first.
@@ -22,14 +23,28 @@ type Names = HashMap<Vec<u16>, OsString>;
 
 #[derive(Default)]
 pub(super) struct Spellings {
-    directories: Mutex<HashMap<NodeId, Directory>>,
+    known: Mutex<Known>,
 }
 
 #[derive(Default)]
+struct Known {
+    directories: HashMap<NodeId, Directory>,
+    /// The last state that a directory was given: no two are the same, so that one which is forgotten and
+    /// listed anew meanwhile is not taken for what it was.
+    last: u64,
+}
+
 struct Directory {
-    /// Changes since it was listed first.
-    changes: u64,
+    /// Since it was heard of, or has changed last.
+    state: u64,
     names: Option<Arc<Names>>,
+}
+
+impl Known {
+    fn state(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
 }
 
 impl Spellings {
@@ -47,9 +62,10 @@ impl Spellings {
 
     /// Something in `directory` has another name now.
     pub(super) fn changed(&self, directory: NodeId) {
-        if let Some(known) = self.directories.lock().get_mut(&directory) {
-            known.changes += 1;
-            known.names = None;
+        let mut known = self.known.lock();
+        let state = known.state();
+        if let Some(directory) = known.directories.get_mut(&directory) {
+            *directory = Directory { state, names: None };
         }
     }
 
@@ -60,24 +76,27 @@ impl Spellings {
         directory: NodeId,
     ) -> Result<Arc<Names>> {
         let before = {
-            let mut directories = self.directories.lock();
+            let mut known = self.known.lock();
+            let state = known.state();
+            let directories = &mut known.directories;
             if directories.len() >= KEPT && !directories.contains_key(&directory) {
                 // Whoever lists one of them right now keeps it for himself.
                 directories.clear();
             }
-            let known = directories.entry(directory).or_default();
-            if let Some(names) = &known.names {
+            let directory =
+                directories.entry(directory).or_insert(Directory { state, names: None });
+            if let Some(names) = &directory.names {
                 return Ok(names.clone());
             }
-            known.changes
+            directory.state
         };
         let (names, everybodys) = list(volume, caller, directory)?;
         let names = Arc::new(names);
         if everybodys
-            && let Some(known) = self.directories.lock().get_mut(&directory)
-            && known.changes == before
+            && let Some(directory) = self.known.lock().directories.get_mut(&directory)
+            && directory.state == before
         {
-            known.names = Some(names.clone());
+            directory.names = Some(names.clone());
         }
         Ok(names)
     }
@@ -89,38 +108,11 @@ fn folded(name: &OsStr) -> Vec<u16> {
 
 /// The names in a directory, and whether they are the same for everyone.
 fn list<V: Volume>(volume: &V, caller: &Caller, directory: NodeId) -> Result<(Names, bool)> {
-    let (handle, everybodys) = volume.open_directory(caller, directory)?;
-    let mut sink = Sink { names: Names::new(), next: None };
-    let mut offset = 0;
-    let listed = loop {
-        match volume.read_directory(caller, handle, offset, &mut sink) {
-            Ok(()) => match sink.next.take() {
-                Some(next) => offset = next,
-                None => break Ok((sink.names, everybodys)),
-            },
-            Err(errno) => break Err(errno),
-        }
-    };
-    volume.release_directory(handle);
-    listed
-}
-
-struct Sink {
-    names: Names,
-    /// Where to go on; none when nothing was taken.
-    next: Option<u64>,
-}
-
-impl ListingSink for Sink {
-    fn wants_attributes(&self) -> bool {
-        false
-    }
-
-    fn take(&mut self, entry: &Listed<'_>) -> bool {
-        self.next = Some(entry.next);
+    let mut names = Names::new();
+    let everybodys = each(volume, caller, directory, false, |entry| {
         if entry.name != "." && entry.name != ".." {
-            self.names.entry(folded(entry.name)).or_insert_with(|| entry.name.into());
+            names.entry(folded(entry.name)).or_insert_with(|| entry.name.into());
         }
-        true
-    }
+    })?;
+    Ok((names, everybodys))
 }

@@ -1,10 +1,13 @@
 //! WinFsp's interface table, and how answers are put that its `callbacks` give.
 
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::mem::offset_of;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use winfsp_wrs_sys::{
     FSP_FILE_SYSTEM, FSP_FILE_SYSTEM_INTERFACE, FSP_FSCTL_DIR_INFO, FSP_FSCTL_FILE_INFO,
     FSP_FSCTL_OPEN_FILE_INFO, NTSTATUS, PSECURITY_DESCRIPTOR, SIZE_T,
@@ -27,8 +30,11 @@ const SUCCESS: NTSTATUS = 0;
 const LONGEST: usize = 255;
 
 /// What the callbacks need: WinFsp keeps a pointer to it for them.
-pub(super) struct Served<V> {
+pub(super) struct Served<V: Volume> {
     pub(super) adapter: Adapter<V>,
+    /// What WinFsp was handed and has not closed, by its address. What programs have open when a volume is
+    /// unmounted it never closes.
+    pub(super) open: Mutex<HashMap<usize, Arc<Open<V>>>>,
     pub(super) library: Library,
     pub(super) security: Security,
     /// The volume's name, of 32 units at most.
@@ -123,6 +129,34 @@ pub(super) unsafe fn opened<'a, V: Volume>(context: *mut c_void) -> &'a Open<V> 
     unsafe { &*context.cast::<Open<V>>() }
 }
 
+/// Makes last what was written to all that is open, as far as that can be done; the last error.
+pub(super) fn flush_all<V: Volume>(served: &Served<V>) -> Result<(), Status> {
+    let open: Vec<_> = served.open.lock().values().cloned().collect();
+    let failed = open.iter().filter_map(|open| served.adapter.sync(open).err());
+    failed.last().map_or(Ok(()), Err)
+}
+
+/// Answers with what an open file is like after `call`.
+///
+/// # Safety
+///
+/// As for [`answer`] and [`opened`]; `file_info` takes what it is like.
+pub(super) unsafe fn tell<V: Volume>(
+    fs: *mut FSP_FILE_SYSTEM,
+    operation: &'static str,
+    context: *mut c_void,
+    file_info: *mut FSP_FSCTL_FILE_INFO,
+    call: impl FnOnce(&Adapter<V>, &Open<V>) -> Result<Attributes, Status>,
+) -> NTSTATUS {
+    // SAFETY: by the caller's word.
+    unsafe {
+        answer::<V>(fs, operation, |served| {
+            file_info.write(info(&call(&served.adapter, opened(context))?));
+            Ok(())
+        })
+    }
+}
+
 pub(super) fn info(of: &Attributes) -> FSP_FSCTL_FILE_INFO {
     FSP_FSCTL_FILE_INFO {
         FileAttributes: bits(of),
@@ -149,26 +183,33 @@ pub(super) unsafe fn give<V: Volume>(
     context: *mut *mut c_void,
     file_info: *mut FSP_FSCTL_FILE_INFO,
 ) -> Result<(), Status> {
-    let (attributes, node) = match served.adapter.attributes(&open) {
-        Ok(attributes) => (attributes, attributes.node),
-        Err(status) => {
-            served.adapter.close(&open);
-            return Err(status);
-        }
-    };
+    let attributes =
+        served.adapter.attributes(&open).inspect_err(|_| served.adapter.close(&open))?;
     // SAFETY: by the caller's word.
     unsafe {
         let answer = file_info.cast::<FSP_FSCTL_OPEN_FILE_INFO>();
         (*answer).FileInfo = info(&attributes);
-        let spelled = served.adapter.tree.path(node).unwrap_or_default();
+        let walk = open.walk.lock();
+        let spelled = walk.spelled();
         let room = usize::from((*answer).NormalizedNameSize) / size_of::<u16>();
-        if !spelled.is_empty() && spelled.len() <= room {
+        if spelled.len() <= room {
             ptr::copy_nonoverlapping(spelled.as_ptr(), (*answer).NormalizedName, spelled.len());
-            (*answer).NormalizedNameSize = size_of_val(&spelled[..]) as u16;
+            (*answer).NormalizedNameSize = size_of_val(spelled) as u16;
         }
-        context.write(Box::into_raw(Box::new(open)).cast());
+        drop(walk);
+        let open = Arc::new(open);
+        context.write(Arc::as_ptr(&open).cast_mut().cast());
+        served.open.lock().insert(Arc::as_ptr(&open).addr(), open);
     }
     Ok(())
+}
+
+/// Takes back what was handed over; none if that was done before.
+pub(super) fn take_back<V: Volume>(
+    served: &Served<V>,
+    context: *mut c_void,
+) -> Option<Arc<Open<V>>> {
+    served.open.lock().remove(&context.addr())
 }
 
 /// Puts a descriptor where there is room for it, and says how much it takes.

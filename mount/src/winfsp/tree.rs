@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::names::SEPARATOR;
 use super::spellings::Spellings;
 use super::status::Status;
 use crate::{Attributes, Caller, Entry, Errno, Lookup, Name, NodeId, Volume};
@@ -43,7 +44,8 @@ impl<V: Volume> Tree<V> {
         names: &[&[u16]],
     ) -> Result<Walk<V>, Status> {
         let (attributes, _) = self.volume.attributes(caller, NodeId::ROOT, None)?;
-        let mut walk = Walk { tree: self.clone(), held: Vec::new(), attributes };
+        let mut walk =
+            Walk { tree: self.clone(), held: Vec::new(), spelled: Vec::new(), attributes };
         for (left, name) in (0..names.len()).rev().zip(names) {
             if walk.attributes.kind != crate::Kind::Directory {
                 return Err(Status::OBJECT_PATH_NOT_FOUND);
@@ -75,7 +77,8 @@ impl<V: Volume> Tree<V> {
         Ok((parent, name))
     }
 
-    /// The path of a node that is known, as its names are spelled.
+    /// The path of a node that is known, as its names are spelled: of a file with several names, the last that
+    /// was asked for.
     pub(super) fn path(&self, node: NodeId) -> Option<Vec<u16>> {
         let known = self.known.lock();
         let (mut names, mut at) = (Vec::new(), node);
@@ -90,10 +93,10 @@ impl<V: Volume> Tree<V> {
         }
         let mut path = Vec::new();
         for name in names.into_iter().rev() {
-            path.push(u16::from(b'\\'));
+            path.push(SEPARATOR);
             path.extend(name.encode_wide());
         }
-        Some(if path.is_empty() { vec![u16::from(b'\\')] } else { path })
+        Some(if path.is_empty() { vec![SEPARATOR] } else { path })
     }
 
     /// A known node has another name now.
@@ -138,6 +141,8 @@ impl<V: Volume> Tree<V> {
 pub(super) struct Walk<V: Volume> {
     tree: Arc<Tree<V>>,
     held: Vec<NodeId>,
+    /// The path by which it got there, as its names are spelled; empty for the root.
+    spelled: Vec<u16>,
     /// As they were when it got there.
     pub(super) attributes: Attributes,
 }
@@ -146,6 +151,12 @@ impl<V: Volume> Walk<V> {
     /// Where it leads to.
     pub(super) fn node(&self) -> NodeId {
         self.attributes.node
+    }
+
+    /// The path by which it got there, as its names are spelled: of a file with several names, the one that was
+    /// asked for.
+    pub(super) fn spelled(&self) -> &[u16] {
+        if self.spelled.is_empty() { &[SEPARATOR] } else { &self.spelled }
     }
 
     /// Whether it is on the way, or where it leads to.
@@ -178,6 +189,8 @@ impl<V: Volume> Walk<V> {
 
     /// Goes on to what `name` stands for here: `entry`, whose lookup is given back with the others.
     pub(super) fn enter(&mut self, entry: &Entry, name: OsString) {
+        self.spelled.push(SEPARATOR);
+        self.spelled.extend(name.encode_wide());
         self.tree.hold(entry.attributes.node, self.node(), name);
         self.held.push(entry.attributes.node);
         self.attributes = entry.attributes;

@@ -123,11 +123,17 @@ impl Charges {
         before: (u64, impl FnOnce() -> Option<u32>),
         now: u64,
     ) -> bool {
-        let mut entry = self.files.entry(file).or_insert_with(|| {
-            let (bytes, maker) = (before.0, (before.1)());
-            self.add(maker, bytes, 1);
-            SmallVec::from_elem(Share { user: maker, bytes }, 1)
-        });
+        let mut entry = match self.files.get_mut(&file) {
+            Some(entry) => entry,
+            None => {
+                // That is read from the disk, for which nobody is to wait.
+                let (bytes, user) = (before.0, (before.1)());
+                self.files.entry(file).or_insert_with(|| {
+                    self.add(user, bytes, 1);
+                    SmallVec::from_elem(Share { user, bytes }, 1)
+                })
+            }
+        };
         let shares = entry.value_mut();
         let had: u64 = shares.iter().map(|share| share.bytes).sum();
         let nobodys = shares.len() == 1 && shares[0] == Share { user: None, bytes: 0 };
@@ -212,6 +218,18 @@ mod tests {
         // It is another file by now, under the same number.
         charges.made(FILE, Some(8), 5);
         assert_eq!((has(&charges, 7), has(&charges, 8)), ((0, 0), (5, 1)));
+    }
+
+    #[test]
+    fn others_go_on_while_it_is_found_out_who_made_a_file() {
+        let charges = Charges::default();
+        let maker = || {
+            // By who counts what there is.
+            assert!(charges.found(FILE, 9, 100));
+            Some(9)
+        };
+        charges.now_takes(FILE, Some(7), (100, maker), 130);
+        assert_eq!((has(&charges, 7), has(&charges, 9)), ((30, 0), (100, 1)));
     }
 
     #[test]

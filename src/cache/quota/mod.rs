@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use cachefs_mount::{Caller, Errno, Kind, NodeId, Result};
-use rustix::fs::Statx;
+use rustix::fs::{SeekFrom, Statx};
 
 use self::charges::Charges;
 pub(super) use self::mark::MARK;
@@ -96,7 +96,7 @@ impl Quota {
             return None;
         }
         let space = rustix::fs::fstatvfs(store.root());
-        let whole = space.map_or(u64::MAX, |space| space.f_blocks * space.f_frsize);
+        let whole = space.map_or(u64::MAX, |space| space.f_blocks.saturating_mul(space.f_frsize));
         let most = |limit: &Limit| Amount {
             bytes: limit.bytes.of(whole),
             files: limit.files.unwrap_or(u64::MAX),
@@ -112,6 +112,11 @@ impl Quota {
 
     fn limit(&self, user: u32) -> Amount {
         self.limits.get(&user).copied().unwrap_or(self.usual)
+    }
+
+    /// Whether a user has more than he may have, as by what was written at the same time.
+    fn has_too_much(&self, user: u32) -> bool {
+        self.charges.sum(user).amount().bytes > self.limit(user).bytes
     }
 
     /// Whether a user may have that much more.
@@ -139,10 +144,22 @@ impl Stretch {
     /// Nothing is added.
     pub(super) const NONE: Stretch = Stretch { offset: 0, length: 0 };
 
-    /// By how much a file that takes so many bytes may grow, at most.
+    fn end(self) -> u64 {
+        self.offset.saturating_add(self.length)
+    }
+
+    /// By how much a file without holes that takes so many bytes may grow, at most.
     fn growth(self, taken: u64) -> u64 {
-        let end = self.offset.saturating_add(self.length);
-        end.saturating_sub(taken).min(self.length)
+        self.end().saturating_sub(taken).min(self.length)
+    }
+
+    /// Whether a part of it has no data yet: it is a hole, or behind the end.
+    fn is_partly_new(self, file: &File) -> bool {
+        match rustix::fs::seek(file, SeekFrom::Hole(self.offset)) {
+            Ok(hole) => hole < self.end(),
+            // Where the filesystem does not tell, there are none.
+            Err(error) => error == rustix::io::Errno::NXIO,
+        }
     }
 }
 
@@ -197,7 +214,16 @@ impl Cache {
     pub(super) fn exceeds(&self, handle: &Handle, file: &File, stretch: Stretch) -> bool {
         let Some(quota) = &self.quota else { return false };
         let Ok(found) = status(file, b"") else { return false };
-        let growth = stretch.growth(amount(&found).bytes);
+        let taken = amount(&found).bytes;
+        let mut growth = stretch.growth(taken);
+        // What it takes may lie elsewhere: behind holes that are filled now, or reserved behind its end.
+        // Some filesystems reserve by themselves: so that counts only for who has too much.
+        if growth < stretch.length
+            && (taken < found.stx_size || quota.has_too_much(handle.uid))
+            && stretch.is_partly_new(file)
+        {
+            growth = stretch.length;
+        }
         growth > 0
             && self.is_charged(key(&found))
             && !quota.may_have(handle.uid, Amount { bytes: growth, files: 0 })
@@ -383,5 +409,15 @@ mod tests {
         assert_eq!(growth(4090, 10, 4096), 4);
         assert_eq!(growth(1 << 40, 10, 4096), 10);
         assert_eq!(Stretch::NONE.growth(0), 0);
+    }
+
+    #[test]
+    fn holes_and_what_is_behind_the_end_are_new() {
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.set_len(1 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 8192], 65536).unwrap();
+        let is_new = |offset, length| Stretch { offset, length }.is_partly_new(&file);
+        assert!(!is_new(65536, 8192) && !is_new(65540, 1));
+        assert!(is_new(65535, 8192) && is_new(65536, 8193) && is_new(1 << 30, 1));
     }
 }

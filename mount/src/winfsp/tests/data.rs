@@ -142,7 +142,24 @@ fn the_volume_has_a_name_and_sizes() {
 
     let mut info = FSP_FSCTL_FILE_INFO::default();
     let flush = machine.table().Flush.unwrap();
-    // SAFETY: as above; without a context it is the volume.
+    let files = ["\\a", "\\b"].map(|path| machine.create_file(path, WRITE, CREATE_NEW, 0).unwrap());
+    let before = machine.volume.synced();
+    // SAFETY: as above; without a context it is the volume, with all that is open there.
     done(unsafe { flush(machine.fs, ptr::null_mut(), &mut info) }).unwrap();
+    assert_eq!(machine.volume.synced(), before + 2);
+    files.into_iter().for_each(File::end);
+    machine.end();
+}
+
+/// Not for the volume's sake: whoever tries out mounting asks for more than there is, too.
+#[test]
+fn what_has_no_room_in_memory_is_refused() {
+    let machine = Machine::new();
+    let file = machine.create_file("\\a", READ | WRITE, CREATE_NEW, 0).unwrap();
+    for size in [1 << 31, 1 << 50, u64::MAX] {
+        assert_eq!(file.set_size(size, false), Err(Status::DISK_FULL));
+        assert_eq!(file.write(size - 1, b"x"), Err(Status::DISK_FULL));
+    }
+    file.end();
     machine.end();
 }

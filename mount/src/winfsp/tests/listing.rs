@@ -82,6 +82,10 @@ fn entries_say_what_they_are() {
     let (name, found) = opened.find("FILE").unwrap();
     assert_eq!((name.as_str(), found.FileSize), ("File", 5));
     assert_eq!(opened.find("no").err(), Some(Status::OBJECT_NAME_NOT_FOUND));
+    // What can't be a name is not asked of the volume.
+    for wrong in ["sub\\x", "..", "File:stream", "File/", "\n"] {
+        assert_eq!(opened.find(wrong).err(), Some(Status::OBJECT_NAME_INVALID), "{wrong:?}");
+    }
     let file = machine.create_file("\\d\\file", READ, OPEN_EXISTING, 0).unwrap();
     assert_eq!(file.info().unwrap().IndexNumber, found.IndexNumber);
     assert_eq!(file.list_piece(None, None, 4096).err(), Some(Status::NOT_A_DIRECTORY));

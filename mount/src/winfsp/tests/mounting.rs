@@ -37,6 +37,20 @@ fn mounting_and_unmounting_are_done_in_order() {
     assert!(volume.is_some());
 }
 
+/// WinFsp closes nothing then.
+#[test]
+fn what_is_open_when_it_is_unmounted_does_not_keep_the_volume() {
+    let machine = Machine::new();
+    machine.write_file("\\a", "x");
+    let file = machine.create_file("\\a", READ | WRITE, OPEN_EXISTING, 0).unwrap();
+    let _never_closed = std::mem::ManuallyDrop::new(file);
+    let Machine { volume, mount, .. } = machine;
+    mount.unmount();
+    drop(mount);
+    assert_eq!(volume.held().0, 0, "lookups that were not given back");
+    assert!(Arc::into_inner(volume).is_some());
+}
+
 #[test]
 fn a_mount_that_is_not_made_leaves_nothing() {
     library::told();

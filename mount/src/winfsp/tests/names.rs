@@ -1,12 +1,15 @@
 //! Case, `MoveFileEx`, `ReplaceFile`, `DeleteFile`.
 
+use super::volume::NOBODY;
 use super::*;
-use crate::{Caller, Name, NodeId, Volume};
+use crate::winfsp::spellings::{KEPT, Spellings};
+use crate::winfsp::tree::Tree;
+use crate::{Lookup, Name, NodeId, Volume};
 
 /// Somebody else makes a directory.
 fn make(volume: &Memory, name: &str) {
-    let (nobody, name) = (Caller { uid: 0, gid: 0, thread: 0 }, Name::new(name.as_ref()).unwrap());
-    let made = volume.make_directory(&nobody, NodeId::ROOT, name, 0o777).unwrap();
+    let name = Name::new(name.as_ref()).unwrap();
+    let made = volume.make_directory(&NOBODY, NodeId::ROOT, name, 0o777).unwrap();
     volume.forget(made.attributes.node, 1);
 }
 
@@ -89,6 +92,70 @@ fn case_alone_can_be_changed() {
     machine.move_file("\\other", "\\NAME", true).unwrap();
     assert_eq!(machine.volume.names(NodeId::ROOT), ["Name"]);
     assert_eq!(machine.read_file("\\name").unwrap(), "y");
+    machine.end();
+}
+
+/// Somebody else gives a file a second name.
+fn link(volume: &Memory, name: &str, second: &str) {
+    let [name, second] = [name, second].map(|name| Name::new(name.as_ref()).unwrap());
+    let Ok(Lookup::Found(found)) = volume.lookup(&NOBODY, NodeId::ROOT, name) else { panic!() };
+    volume.make_link(&NOBODY, found.attributes.node, NodeId::ROOT, second).unwrap();
+    volume.forget(found.attributes.node, 2);
+}
+
+#[test]
+fn a_second_name_is_not_got_once_more_in_another_case() {
+    let machine = Machine::new();
+    machine.write_file("\\a", "x");
+    link(&machine.volume, "a", "b");
+    assert_eq!(machine.move_file("\\a", "\\B", false), Err(Status::OBJECT_NAME_COLLISION));
+    assert_eq!(machine.volume.names(NodeId::ROOT), ["a", "b"]);
+    machine.end();
+}
+
+/// The driver refuses to open what is told to have another name than it was asked for.
+#[test]
+fn of_two_names_a_file_has_the_one_that_was_asked_for() {
+    let machine = Machine::new();
+    machine.write_file("\\a", "x");
+    link(&machine.volume, "a", "b");
+    let tree = Arc::new(Tree::new(machine.volume.clone()));
+    let walk = |name: &str| tree.walk(&NOBODY, &[&name.encode_utf16().collect::<Vec<_>>()]);
+    let walks = [walk("A").unwrap(), walk("b").unwrap()];
+    let spelled = walks.each_ref().map(|walk| String::from_utf16(walk.spelled()).unwrap());
+    assert_eq!(spelled, ["\\a", "\\b"]);
+    drop(walks);
+    machine.end();
+}
+
+#[test]
+fn what_was_listed_before_a_change_is_not_kept_though_the_directory_was_forgotten_meanwhile() {
+    let machine = Machine::new();
+    let volume = machine.volume.clone();
+    let mut others = Vec::new();
+    for number in 0..KEPT {
+        let name = format!("{number}");
+        machine.create_directory(&format!("\\{name}")).unwrap();
+        let name = Name::new(name.as_ref()).unwrap();
+        let Ok(Lookup::Found(found)) = volume.lookup(&NOBODY, NodeId::ROOT, name) else { panic!() };
+        volume.forget(found.attributes.node, 1);
+        others.push(found.attributes.node);
+    }
+    let spellings = Arc::new(Spellings::default());
+    let find = move |spellings: &Spellings, volume: &Memory, directory| {
+        spellings.find(volume, &NOBODY, directory, "NEW".as_ref()).unwrap()
+    };
+    let (meanwhile, of) = (spellings.clone(), volume.clone());
+    volume.after_listing(move || {
+        make(&of, "new");
+        meanwhile.changed(NodeId::ROOT);
+        for other in others {
+            find(&meanwhile, &of, other);
+        }
+        assert_eq!(find(&meanwhile, &of, NodeId::ROOT).unwrap(), "new");
+    });
+    assert_eq!(find(&spellings, &volume, NodeId::ROOT), None);
+    assert_eq!(find(&spellings, &volume, NodeId::ROOT).unwrap(), "new");
     machine.end();
 }
 

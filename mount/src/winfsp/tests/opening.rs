@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 
+use super::volume::NOBODY;
 use super::*;
-use crate::{Caller, Name, NodeId, OpenFlags, Volume};
+use crate::{Name, NodeId, OpenFlags, Volume};
 
 #[test]
 fn each_disposition_does_what_it_says() {
@@ -159,9 +160,8 @@ fn read_only_files_are_neither_written_nor_deleted() {
 #[test]
 fn links_can_be_seen_and_deleted_but_not_read() {
     let machine = Machine::new();
-    let (nobody, name) =
-        (Caller { uid: 0, gid: 0, thread: 0 }, Name::new(OsStr::new("l")).unwrap());
-    let made = machine.volume.make_symlink(&nobody, NodeId::ROOT, name, OsStr::new("t")).unwrap();
+    let name = Name::new(OsStr::new("l")).unwrap();
+    let made = machine.volume.make_symlink(&NOBODY, NodeId::ROOT, name, OsStr::new("t")).unwrap();
     machine.volume.forget(made.attributes.node, 1);
     let read = machine.create_file("\\l", READ, OPEN_EXISTING, 0);
     assert_eq!(read.err(), Some(Status::NOT_SUPPORTED));

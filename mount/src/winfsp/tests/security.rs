@@ -5,6 +5,7 @@ use windows_sys::Win32::Security::TOKEN_QUERY;
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 
 use super::library::{TOKEN, USER, descriptor};
+use super::volume::NOBODY;
 use super::*;
 use crate::NodeId;
 use crate::Volume;
@@ -74,8 +75,7 @@ fn where_owners_count_descriptors_are_owners_and_modes() {
     file.set_security(&descriptor(USER, 7, 0o640)).unwrap();
     let node = NodeId(file.info().unwrap().IndexNumber);
     file.end();
-    let nobody = crate::Caller { uid: 0, gid: 0, thread: 0 };
-    let (now, _) = machine.volume.attributes(&nobody, node, None).unwrap();
+    let (now, _) = machine.volume.attributes(&NOBODY, node, None).unwrap();
     assert_eq!((now.uid, now.gid, now.permissions), (USER, 7, 0o640));
     assert_eq!(machine.look("\\a").unwrap().1, descriptor(USER, 7, 0o640));
     machine.end();
