@@ -106,6 +106,8 @@ impl Cache {
         if let Some(node) = &node {
             self.leave(node);
         }
+        // Until it is charged to nobody, no other file may get its number.
+        let _kept = self.quota.as_ref().map(|_| descriptor.try_clone());
         match node.as_ref().and_then(|node| node.of) {
             None => self.tree.orphan(file, descriptor),
             Some(user) => {

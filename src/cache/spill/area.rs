@@ -1,11 +1,13 @@
 //! The folder of what the store can't take, and making things in it.
 
 use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use cachefs_mount::{Errno, Result};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom};
 
 use super::health;
 use crate::cache::Cache;
@@ -38,8 +40,8 @@ impl Cache {
         Ok((name, file))
     }
 
-    /// Copies everything in `from` to `to`, up to `length` bytes; whatever is wrong with reading is an
-    /// error (SEMANTICS 4.5).
+    /// Copies everything in `from` to `to`, which is empty, up to `length` bytes; whatever is wrong with reading
+    /// is an error (SEMANTICS 4.5). Holes stay holes: they may be larger than any disk.
     pub(in crate::cache) fn copy_contents(
         &self,
         from: impl AsFd,
@@ -49,8 +51,15 @@ impl Cache {
         let source = crate::cache::resolve::self_path(from);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let source = File::from(rustix::fs::open(source, flags, Mode::empty()).map_err(errno)?);
-        let mut source = std::io::Read::take(source, length);
-        std::io::copy(&mut source, &mut &*to)?;
+        let length = length.min(source.metadata()?.len());
+        let mut done = 0;
+        while let Some(data) = next_data(&source, done, length) {
+            (&source).seek(io::SeekFrom::Start(data.start))?;
+            (&mut &*to).seek(io::SeekFrom::Start(data.start))?;
+            io::copy(&mut (&source).take(data.end - data.start), &mut &*to)?;
+            done = data.end;
+        }
+        to.set_len(length)?;
         Ok(())
     }
 
@@ -123,5 +132,42 @@ impl Cache {
             }
         }
         all
+    }
+}
+
+/// The first stretch of data from `offset` on, up to `length`; none if there is nothing but a hole.
+fn next_data(file: &File, offset: u64, length: u64) -> Option<Range<u64>> {
+    if offset >= length {
+        return None;
+    }
+    let start = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(start) => start,
+        Err(rustix::io::Errno::NXIO) => return None,
+        // Where the filesystem does not tell, all is data.
+        Err(_) => return Some(offset..length),
+    };
+    let end = rustix::fs::seek(file, SeekFrom::Hole(start)).unwrap_or(length);
+    (start < length).then(|| start..end.min(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn stretches_of_data_are_found_one_after_the_other() {
+        let file = tempfile::tempfile().unwrap();
+        let hole = 1 << 40;
+        file.write_all_at(b"first", 0).unwrap();
+        file.write_all_at(b"last", hole).unwrap();
+        let length = hole + 4;
+        let first = next_data(&file, 0, length).unwrap();
+        assert!(first.start == 0 && (5..=1 << 20).contains(&first.end), "{first:?}");
+        let last = next_data(&file, first.end, length).unwrap();
+        assert!(last.contains(&hole) && last.end == length, "{last:?}");
+        assert_eq!(next_data(&file, last.end, length), None);
+        assert_eq!(next_data(&file, first.end, hole / 2), None);
     }
 }

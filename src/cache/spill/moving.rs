@@ -102,7 +102,8 @@ impl Cache {
             self.descriptors.drop(node.id);
         }
         self.switch_handles(from, to, &new)?;
-        self.charge_moved(&found);
+        // As it is now: it may have lost its name while it was copied.
+        self.charge_moved(&status(file, b"")?);
         drop(all);
         let Some(node) = node else {
             self.remove_spilled(&place);
