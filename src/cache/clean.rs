@@ -13,7 +13,7 @@ use super::lookup::NOBODY;
 use super::retire::{ADMINISTRATOR, CleanError, Cleaned};
 use super::spill::aside;
 use super::tree::{Node, known_name};
-use super::view::{Moment, is_lock_name};
+use super::view::Moment;
 use crate::readers::Job;
 
 /// A name that is to be removed, and the directory that it is in, which has one more reference. No descriptor
@@ -195,7 +195,7 @@ impl Cache {
         let change = self.names.change(target.folder.id, &target.name);
         // Whether anybody runs who began before is no matter: one who begins before the last of them has
         // gone still sees all.
-        let seen = !is_lock_name(&target.name);
+        let seen = !self.is_lock(&target.folder, name);
         self.retire_wherever(&change, (&target.folder, &directory, name), (at, by), seen)
     }
 

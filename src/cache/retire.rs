@@ -194,18 +194,19 @@ impl Cache {
 
     /// Whether a name is one by which tools lock; not where the directory was renamed since the daemon
     /// was started, or one above it: it is a part of something then, and not in use as a lock.
-    fn is_lock(&self, folder: &Arc<Node>, name: Name<'_>) -> bool {
+    pub(super) fn is_lock(&self, folder: &Arc<Node>, name: Name<'_>) -> bool {
         is_lock_name(name.as_bytes()) && self.moved_since(folder, Moment(0)) == Some(false)
     }
 
-    /// Whether a directory, or one above it, was renamed after a moment; none if that can't be told.
+    /// Whether a directory, or one above it, was renamed after a moment; none if that can't be told. One that
+    /// was removed is where it was.
     pub(super) fn moved_since(&self, folder: &Arc<Node>, at: Moment) -> Option<bool> {
         let mut above = folder.clone();
         loop {
             if self.additions.moved(above.id).is_some_and(|moved| moved > at) {
                 return Some(true);
             }
-            let Some(place) = above.place() else { return Some(false) };
+            let Some(place) = above.last_place() else { return Some(false) };
             above = self.tree.get(place.parent()).ok()?;
         }
     }

@@ -21,7 +21,8 @@ impl Model {
             }
             // Who puts something else there has not made the name.
             (staged.maker, staged.is_lock) = (old.maker.filter(|m| *m == job), old.is_lock);
-            staged.added = old.added;
+            // And knows of it, since whenever it is there.
+            staged.added = (old.added.0, job);
         } else {
             staged.added = (self.tick(), job);
             (staged.maker, staged.is_lock) =

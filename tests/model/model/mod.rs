@@ -63,6 +63,8 @@ pub(crate) struct Model {
     listed: BTreeMap<(Job, Id), u64>,
     /// Files that had something in them at some time.
     written: BTreeSet<Id>,
+    /// Directories that were renamed.
+    moved: BTreeSet<Id>,
 }
 
 type Found<T> = Result<T, i32>;
@@ -161,6 +163,15 @@ impl Model {
             })
         };
         self.running().filter(|&job| job != besides && sees(job)).collect()
+    }
+
+    /// 3.7: a name by which tools lock, and no part of what was put in place.
+    fn is_lock_name(&self, (directory, name): (Id, &str)) -> bool {
+        let there = |versions: &[Version]| {
+            let is_there = |v: &&Version| !v.is_old && !matches!(v.stage, Stage::Staged(_));
+            versions.iter().filter(is_there).map(|v| v.node).collect()
+        };
+        is_lock_like(name) && !self.moved.iter().any(|&moved| self.leads(moved, directory, &there))
     }
 
     /// Puts a new version where this job sees none or is to see it instead.
@@ -296,7 +307,7 @@ impl World for Model {
         debug_assert_ne!(path, DOOR);
         let at = self.parent(0, path).map_err(|_| libc::ENOENT)?;
         self.live_of(at).ok_or(libc::ENOENT)?;
-        self.take_away(at, 0, !is_lock_like(at.1));
+        self.take_away(at, 0, !self.is_lock_name(at));
         Ok(String::new())
     }
 

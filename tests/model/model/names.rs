@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Found, Id, Job, Model, Node, Stage, Version, is_lock_like, seen};
+use super::{Found, Id, Job, Model, Node, Stage, Version, seen};
 use crate::program::Act;
 
 impl Model {
@@ -19,7 +19,7 @@ impl Model {
             return Ok(());
         }
         let was_a_lock = live.is_some_and(|live| live.is_lock && live.maker == Some(job));
-        self.take_away(at, job, !is_lock_like(at.1) && !was_a_lock);
+        self.take_away(at, job, !self.is_lock_name(at) && !was_a_lock);
         Ok(())
     }
 
@@ -54,7 +54,7 @@ impl Model {
                 }
             }
         }
-        self.take_away(at, job, !is_lock_like(at.1) && !of_no_use);
+        self.take_away(at, job, !self.is_lock_name(at) && !of_no_use);
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl Model {
         }
         let is_own = self.live_of(from).is_some_and(|live| live.maker == Some(job));
         let replaced = self.live_of(to).map(|live| live.added);
-        self.take_away(from, job, !is_lock_like(from.1) && !is_own);
+        self.take_away(from, job, !self.is_lock_name(from) && !is_own);
         for node in &mut self.nodes {
             let Node::Directory(names) = node else { continue };
             for version in names.values_mut().flatten().filter(|version| version.node == moved) {
@@ -151,9 +151,12 @@ impl Model {
         self.put(to, moved, Stage::Live, job, false);
         if let Some(version) = self.versions(to).last_mut() {
             version.maker = None;
-            version.added = replaced.unwrap_or(version.added);
+            version.added.0 = replaced.map_or(version.added.0, |(when, _)| when);
         }
         self.nobodys_own_below(moved);
+        if is_directory {
+            self.moved.insert(moved);
+        }
         self.sweep();
         Ok(())
     }
