@@ -284,6 +284,21 @@ fn a_working_directory_that_was_removed_keeps_its_path() {
     later.refused(libc::ENOENT, "status", ["/one"]);
 }
 
+/// The kernel lets go of a name when somebody asks for it who does not see it any more, long after that.
+#[test]
+fn a_working_directory_keeps_its_path_when_others_look_for_it() {
+    let ground = Ground::new();
+    ground.shell("mkdir -p one/two");
+    let mut worker = ground.older();
+    worker.does("chdir", ["/one"]);
+    let cleaned = ground.clean(&["one"]);
+    assert!(cleaned.status.success(), "{cleaned}");
+    for _ in 0..3 {
+        ground.agent().refused(libc::ENOENT, "status", ["/one"]);
+        eventually("it has a path", || worker.ask("getcwd", ()) == Ok("/one".into()));
+    }
+}
+
 /// A directory with a random name is put in place, and then a file that names it.
 fn publishes(installer: &mut Agent, with_file_in: bool) {
     installer.does("mkdir", ["/archive/.tmp"]);

@@ -143,7 +143,9 @@ impl Cache {
             let valid = if folder.of.is_some() { Duration::ZERO } else { FOREVER };
             return Ok((live.map_or(Seen::Nothing, Seen::Live), valid));
         }
-        Ok((self.choose_or_give_back(&kept, live, self.reader(caller)), Duration::ZERO))
+        let seen = self.choose_or_give_back(&kept, live, self.reader(caller));
+        self.keep_reachable(&kept, &seen);
+        Ok((seen, Duration::ZERO))
     }
 
     /// The versions of a name: the live one, with one more reference, and those that are kept.

@@ -11,11 +11,13 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use cachefs_mount::{Caller, NodeId};
+use cachefs_mount::{Caller, Kind, NodeId};
 use parking_lot::Mutex;
 
 use super::Cache;
-use super::view::{Moment, Reader};
+use super::lookup::Seen;
+use super::tree::KeptList;
+use super::view::{Moment, Reader, Stage};
 
 /// Who can look at processes, and look up names in the mount.
 pub trait Usher: Send + Sync + 'static {
@@ -28,8 +30,8 @@ pub trait Usher: Send + Sync + 'static {
     fn look_up(&self, path: &Path);
 }
 
-/// No more than one part in so many of the time is spent on looking who needs it.
-const REST: u32 = 10;
+/// So much longer than it takes to look who needs it, nobody looks again.
+const REST: u32 = 4;
 
 /// A path in a mount is no deeper, or nobody is shown to it.
 const DEEPEST: usize = 256;
@@ -78,6 +80,19 @@ impl Cache {
             }
         })?;
         Ok(())
+    }
+
+    /// Somebody is told something else than a directory that others still see: by that the kernel lets go of
+    /// the directory's name.
+    pub(super) fn keep_reachable(&self, kept: &KeptList, seen: &Seen) {
+        let is_told = |what| matches!(seen, Seen::Kept(told) if *told == what);
+        let lets_go =
+            kept.iter().filter(|kept| matches!(kept.version.stage, Stage::Retired { .. }));
+        let mut let_go = lets_go.map(|kept| kept.version.what).filter(|what| !is_told(*what));
+        let is_directory = |what| self.tree.get(what).is_ok_and(|n| n.kind == Kind::Directory);
+        if let_go.any(is_directory) {
+            self.ushering.wake();
+        }
     }
 
     fn show_all(&self, usher: &dyn Usher) {
