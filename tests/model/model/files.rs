@@ -1,6 +1,6 @@
 //! Opening, writing and closing files.
 
-use super::{Found, Handle, Id, Job, Model, Node, Stage, Version, is_lock_like};
+use super::{Found, Handle, Id, Job, Model, Node, ROOT, Stage, Version, is_lock_like};
 use crate::program::{Act, How, Outcome};
 
 impl Model {
@@ -97,9 +97,13 @@ impl Model {
         Ok(node)
     }
 
+    /// Under how many names of that kind a file is there, in directories that somebody sees.
     pub(super) fn count(&self, node: Id, which: impl Fn(&Version) -> bool) -> usize {
-        let all = self.nodes.iter().filter_map(|node| match node {
-            Node::Directory(names) => Some(names.values().flatten()),
+        let every = |v: &[Version]| v.iter().map(|v| v.node).collect();
+        let all = self.nodes.iter().enumerate().filter_map(|(id, node)| match node {
+            Node::Directory(names) if self.leads(ROOT, id, &every) => {
+                Some(names.values().flatten())
+            }
             _ => None,
         });
         all.flatten().filter(|version| version.node == node && which(version)).count()
