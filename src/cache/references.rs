@@ -132,9 +132,11 @@ impl Cache {
             }
             None => return Ok(()),
         };
+        // Not while the products are locked: it goes up the tree.
         named.retain(|(folder, _, moved)| *moved || !self.is_part_of_what_moved(*folder));
+        let named: Vec<_> = named.into_iter().map(|(folder, name, _)| (folder, name)).collect();
         // Before it is looked whether any was removed: who removes one now finds this, or is found.
-        for (product, product_name, _) in &named {
+        for (product, product_name) in &named {
             let at = self.readers.tick();
             self.namings.note((*product, product_name), (folder.id, name), (at, job.id));
         }
@@ -142,7 +144,7 @@ impl Cache {
             return Ok(());
         }
         let seen_until = self.removed_at(folder)?;
-        for (folder, name, _) in named {
+        for (folder, name) in named {
             let folder = self.tree.get(folder)?;
             let name = known_name(&name);
             let removed_at = match self.kept_for(job, &folder, name) {
