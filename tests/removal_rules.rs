@@ -197,22 +197,30 @@ fn who_lists_again_what_is_there_does_not_remove_it() {
     remover.refused(libc::ENOTEMPTY, "rmdir", ["/directory"]);
 }
 
+/// Whether the directory with the name was removed name by name, or at once.
 #[test]
 fn what_comes_back_brings_back_what_it_names() {
-    let ground = Ground::new();
-    let mut maker = ground.older();
-    for directory in ["/archive", "/index-of-wheels", "/temporary"] {
-        maker.does("mkdir", [directory]);
+    for at_once in [false, true] {
+        let ground = Ground::new();
+        let mut maker = ground.older();
+        for directory in ["/archive", "/index-of-wheels", "/index-of-wheels/rich", "/temporary"] {
+            maker.does("mkdir", [directory]);
+        }
+        maker.does("put", ["/temporary/code", "text"]);
+        maker.does("rename", ["/temporary", &format!("/archive/{PRODUCT}")]);
+        let wheel = "/index-of-wheels/rich/wheel";
+        maker.does("symlink", [&format!("../../archive/{PRODUCT}"), wheel]);
+        if at_once {
+            assert!(ground.clean(&["archive", "index-of-wheels"]).status.success());
+        } else {
+            ground.shell("rm -rf archive index-of-wheels");
+        }
+        ground.live_is([("anchor", "= anchor")]);
+        // Named by name, and only that.
+        maker.does("put", ["/list", "index-of-wheels"]);
+        let mut later = ground.older();
+        assert_eq!(later.read(&format!("{wheel}/code")), "text");
     }
-    maker.does("put", ["/temporary/code", "text"]);
-    maker.does("rename", ["/temporary", &format!("/archive/{PRODUCT}")]);
-    maker.does("symlink", [&format!("../archive/{PRODUCT}"), "/index-of-wheels/wheel"]);
-    ground.shell("rm -rf archive index-of-wheels");
-    ground.live_is([("anchor", "= anchor")]);
-    // Named by name, and only that.
-    maker.does("put", ["/list", "index-of-wheels"]);
-    let mut later = ground.older();
-    assert_eq!(later.read("/index-of-wheels/wheel/code"), "text");
 }
 
 /// A word of a file may be the name of a directory inside a product. Half a product would be worse than none.
@@ -299,6 +307,35 @@ fn a_working_directory_keeps_its_path_when_others_look_for_it() {
     }
 }
 
+/// Two work in directories that had one name, of which only one can be shown by it.
+#[test]
+fn nobody_is_shown_his_working_directory_for_ever() {
+    let ground = Ground::new();
+    ground.shell("mkdir one two");
+    let [mut first, mut second] = ground.agents();
+    let name = "/one";
+    for (worker, next) in [(&mut first, "/two"), (&mut second, "/three")] {
+        worker.list(name);
+        worker.does("chdir", [name]);
+        let mut remover = ground.agent();
+        remover.does("rmdir", [name]);
+        if next == "/two" {
+            remover.does("rename", [next, name]);
+        }
+        remover.end();
+    }
+    ground.agent().refused(libc::ENOENT, "status", [name]);
+    eventually("one of them has a path", || {
+        [&mut first, &mut second].into_iter().any(|it| it.ask("getcwd", ()) == Ok(name.into()))
+    });
+    let lookups = || ground.mount().status()["requests"]["lookup"].as_u64().unwrap();
+    let mut before = lookups();
+    eventually("nobody looks anything up any more", || {
+        let now = lookups();
+        std::mem::replace(&mut before, now) == now
+    });
+}
+
 /// A directory with a random name is put in place, and then a file that names it.
 fn publishes(installer: &mut Agent, with_file_in: bool) {
     installer.does("mkdir", ["/archive/.tmp"]);
@@ -333,6 +370,35 @@ fn who_did_not_see_that_a_directory_is_named_does_not_remove_it() {
     // Who does see it, or did not look, removes it.
     ground.shell("rm -r archive");
     ground.live_is([("pointers", "/"), ("pointers/rich", &format!("= id {PRODUCT}"))]);
+}
+
+/// A wheel has a file that names one of its own parts, which says nothing of whether the wheel is named.
+#[test]
+fn what_is_named_is_not_removed_in_part() {
+    const PART: &str = "rich-15.0.0.dist-info";
+    let ground = Ground::new();
+    ground.shell("mkdir archive pointers; echo >other");
+    let [mut installer, mut pruner] = ground.agents();
+    assert!(pruner.list("/pointers").is_empty());
+    installer.does("mkdir", ["/archive/.tmp"]);
+    // What is named is looked for only while there is something that was removed.
+    pruner.does("unlink", ["/other"]);
+    installer.does("mkdir", [&format!("/archive/.tmp/{PART}")]);
+    installer.does("put", [&format!("/archive/.tmp/{PART}/RECORD"), &format!("{PART}/RECORD,,")]);
+    installer.does("put", ["/archive/.tmp/inside", "unpacked"]);
+    let product = format!("/archive/{PRODUCT}");
+    installer.does("rename", ["/archive/.tmp", &product]);
+    installer.does("put", ["/pointers/rich", &format!("id {PRODUCT}")]);
+    begins_to_remove(&mut pruner, "/archive");
+    assert_eq!(pruner.list(&format!("{product}/{PART}")), ["RECORD"]);
+    pruner.does("unlink", [&format!("{product}/{PART}/RECORD")]);
+    pruner.does("rmdir", [&format!("{product}/{PART}")]);
+    pruner.does("unlink", [&format!("{product}/inside")]);
+    pruner.does("rmdir", [&product]);
+    pruner.end();
+    let mut later = ground.agent();
+    assert_eq!(later.list(&product), ["inside", PART]);
+    assert_eq!(later.list(&format!("{product}/{PART}")), ["RECORD"]);
 }
 
 #[test]
@@ -409,6 +475,44 @@ fn who_lists_a_directory_removes_old_names_and_not_what_has_moved() {
     }
 }
 
+/// As `rm -r` does it, by descriptors: it goes on in a directory wherever that is.
+#[test]
+fn who_removes_by_a_descriptor_does_not_remove_what_was_moved_away() {
+    let ground = Ground::new();
+    ground.shell("mkdir archive");
+    let [mut installer, mut remover] = ground.agents();
+    installer.does("mkdir", ["/.tmp"]);
+    installer.does("mkdir", ["/.tmp/code"]);
+    for name in ["a", "b", "code/c"] {
+        installer.does("put", [&format!("/.tmp/{name}"), name]);
+    }
+    remover.does("open", ["top", "/", "directory"]);
+    assert_eq!(remover.list("@top"), [".tmp", "anchor", "archive"]);
+    remover.does("open", ["d", "/.tmp", "directory"]);
+    assert_eq!(remover.list("@d"), ["a", "b", "code"]);
+    remover.does("unlink", ["@d/a"]);
+    let product = format!("/archive/{PRODUCT}");
+    installer.does("rename", ["/.tmp", &product]);
+    remover.does("unlink", ["@d/b"]);
+    remover.does("open", ["e", "@d/code", "directory"]);
+    assert_eq!(remover.list("@e"), ["c"]);
+    remover.does("unlink", ["@e/c"]);
+    remover.does("close", ["e"]);
+    remover.does("rmdir", ["@d/code"]);
+    remover.does("close", ["d"]);
+    remover.does("rmdir", ["/.tmp"]);
+    remover.end();
+    let mut later = ground.agent();
+    for agent in [&mut installer, &mut later] {
+        assert_eq!(agent.list(&product), ["a", "b", "code"]);
+        assert_eq!(agent.read(&format!("{product}/code/c")), "code/c");
+    }
+    // Nor is it spared from one who means it where it is now.
+    later.does("remove", [&product]);
+    later.end();
+    ground.agent().refused(libc::ENOENT, "status", [&product]);
+}
+
 /// What a job made and takes away again is seen by nobody else, but by those who list the directory: until they
 /// don't any more.
 #[test]
@@ -445,6 +549,37 @@ fn who_lists_a_directory_goes_on_seeing_what_is_taken_away() {
         agent.end();
     }
     ground.reclaimed();
+}
+
+/// Who goes through a deep tree may have too many directories open: it reads all that is left in one of them,
+/// closes it, and goes on with that when it has come up again.
+#[test]
+fn who_removes_a_tree_goes_on_seeing_what_was_in_directories_that_it_has_closed() {
+    let ground = Ground::new();
+    ground.shell("mkdir -p tree/deep; echo >tree/old; echo >tree/deep/old");
+    let [mut maker, mut remover] = ground.agents();
+    for name in ["/tree/temporary", "/tree/later"] {
+        maker.does("put", [name, "text"]);
+    }
+    begins_to_remove(&mut remover, "/tree");
+    remover.does("unlink", ["/tree/old"]);
+    maker.does("rename", ["/tree/temporary", "/tree/result"]);
+    remover.does("open", ["deep", "/tree/deep", "directory"]);
+    assert_eq!(remover.list("@deep"), ["old"]);
+    remover.does("close", ["d"]);
+    // The daemon hears of what was closed in order.
+    remover.does("open", ["e", "/", "directory"]);
+    remover.does("close", ["e"]);
+    maker.does("rename", ["/tree/later", "/tree/other-result"]);
+    remover.does("unlink", ["/tree/deep/old"]);
+    for name in ["/tree/temporary", "/tree/later"] {
+        remover.does("unlink", [name]);
+        remover.refused(libc::ENOENT, "unlink", [name]);
+    }
+    remover.does("close", ["deep"]);
+    for name in ["/tree/result", "/tree/other-result"] {
+        maker.does("status", [name]);
+    }
 }
 
 /// Two remove one tree at once: whoever comes second to a name finds it still. Else a lock that is given up is

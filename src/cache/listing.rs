@@ -228,11 +228,13 @@ impl Cache {
         }
         let versioned = self.tree.get(handle.node).map(|node| self.tree.versioned(&node).id);
         let versioned = versioned.unwrap_or(handle.node);
-        let last = handle.job.ends_to_list(versioned.0);
+        let job = &handle.job;
+        let ended = job.ends_to_list(versioned.0);
         self.listings.fetch_sub(1, Ordering::AcqRel);
-        if !handle.job.is_listing(versioned.0) {
-            self.drop_kept_while_listed(handle.job.id, versioned);
+        for folder in ended {
+            self.drop_kept_while_listed(job.id, NodeId(folder));
         }
+        let last = !job.lists_any();
         if last && self.readers.removal_ended(&handle.job) {
             self.retired.wake();
         }

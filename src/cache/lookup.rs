@@ -144,7 +144,7 @@ impl Cache {
             return Ok((live.map_or(Seen::Nothing, Seen::Live), valid));
         }
         let seen = self.choose_or_give_back(&kept, live, self.reader(caller));
-        self.keep_reachable(&kept, &seen);
+        self.keep_reachable(caller, &kept, &seen);
         Ok((seen, Duration::ZERO))
     }
 

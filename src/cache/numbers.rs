@@ -179,8 +179,10 @@ impl Cache {
         if known >> 8 == generation {
             return (known & 0xff) as usize;
         }
-        // What has no live name, as what is being written, may be given one.
-        let Some(path) = self.paths_of(node).into_iter().next() else { return 0 };
+        let live = self.paths_of(node).into_iter().next();
+        // What a user has to himself, was spilled, or is kept for running jobs counts where they see it. What
+        // has no name at all, as what is being written, may be given one.
+        let Some(path) = live.or_else(|| self.last_path(node.id)) else { return 0 };
         let layout = layout::of(&self.pruner.layouts(), &path);
         let tool = layout.map_or(0, |layout| self.numbers.number(layout.tool()));
         node.tool.store(stamp(generation, tool), Ordering::Relaxed);

@@ -51,6 +51,8 @@ pub(super) struct Product {
 struct Missing {
     folder: Arc<Node>,
     name: Box<[u8]>,
+    /// The directory has just come back, and with it what was still in it.
+    came_along: bool,
 }
 
 /// What stands under a name that may have been missing.
@@ -59,8 +61,8 @@ enum Restored {
     Nothing,
     /// A file or symlink that has come back.
     Name,
-    /// A directory that anything may be missing in.
-    Directory(Arc<Node>),
+    /// A directory that anything may be missing in, and whether it has come back itself.
+    Directory(Arc<Node>, bool),
 }
 
 /// The products of a job, in the order in which they were made.
@@ -223,7 +225,8 @@ impl Cache {
     /// Brings back what was removed last under a name, if the job had made it and sees it, with all of
     /// that kind inside, and with what is named by the files that come back with it.
     fn restore_product(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) -> Result<()> {
-        let first = Missing { folder: folder.clone(), name: name.as_bytes().into() };
+        let (folder, name) = (folder.clone(), name.as_bytes().into());
+        let first = Missing { folder, name, came_along: false };
         let mut held = Vec::new();
         let restored = self.restore_all(job, first, &mut held);
         for node in held {
@@ -237,11 +240,10 @@ impl Cache {
         let mut names = Vec::new();
         let mut failed = Ok(());
         while let Some(missing) = pending.pop() {
-            let (folder, name) = (&missing.folder, known_name(&missing.name));
-            match self.restore_one(job, folder, name, held) {
+            match self.restore_one(job, &missing, held) {
                 Ok(Restored::Nothing) => {}
                 Ok(Restored::Name) => names.push(missing),
-                Ok(Restored::Directory(node)) => match self.may_be_missing_in(&node) {
+                Ok(Restored::Directory(node, back)) => match self.may_be_missing_in(&node, back) {
                     Ok(all) => pending.extend(all),
                     Err(errno) => failed = Err(errno),
                 },
@@ -250,41 +252,57 @@ impl Cache {
             }
         }
         for found in names {
-            let folder = &found.folder;
-            // A directory that was moved into place is complete in itself, and may be large.
-            if self.moved_since(folder, Moment(0)) == Some(false) {
-                self.bring_back_named(job, folder, known_name(&found.name))?;
+            if self.may_name_others(&found.folder) {
+                self.bring_back_named(job, &found.folder, known_name(&found.name))?;
             }
         }
         failed
     }
 
+    /// Whether what lies in a directory may name what lies elsewhere: one that was moved into place is
+    /// complete in itself, and may be large.
+    fn may_name_others(&self, folder: &Arc<Node>) -> bool {
+        self.moved_since(folder, Moment(0)) == Some(false)
+    }
+
     /// What may be missing in a directory that is there: what has other versions, and what lies in
-    /// directories that are still there.
-    fn may_be_missing_in(&self, node: &Arc<Node>) -> Result<Vec<Missing>> {
+    /// directories that are still there; in one that has come `back`, all of it.
+    fn may_be_missing_in(&self, node: &Arc<Node>, back: bool) -> Result<Vec<Missing>> {
         let versions = node.all_versions_for(None).into_iter().map(|(name, _)| name);
-        let directories = directories_in(&*self.directory(node.id)?)?;
-        let missing = |name| Missing { folder: node.clone(), name };
-        Ok(versions.chain(directories).map(missing).collect())
+        let directory = self.directory(node.id)?;
+        let came_along = back && self.may_name_others(node);
+        let there = match came_along {
+            true => self.names_in(&directory)?,
+            false => directories_in(&directory)?,
+        };
+        let missing = |name| Missing { folder: node.clone(), name, came_along };
+        Ok(versions.chain(there).map(missing).collect())
     }
 
     /// Brings back one name, if it isn't there. A directory is held.
     fn restore_one(
         &self,
         job: &Job,
-        folder: &Arc<Node>,
-        name: Name<'_>,
+        missing: &Missing,
         held: &mut Vec<NodeId>,
     ) -> Result<Restored> {
+        let (folder, name) = (&missing.folder, known_name(&missing.name));
         let directory = self.directory(folder.id)?;
         let change = self.names.change(folder.id, name.as_bytes());
         match status(&*directory, name.as_bytes()) {
+            Ok(live) if kind(&live) == Kind::Directory && missing.came_along => {
+                let key = super::resolve::key(&live);
+                let node = self.tree.know(key, Kind::Directory, folder.id, name);
+                held.push(node.id);
+                return Ok(Restored::Directory(node, true));
+            }
             // Nobody knows it who does not know all above what was removed.
             Ok(live) if kind(&live) == Kind::Directory => {
                 let known = self.tree.find(super::resolve::key(&live));
                 let known = known.filter(|known| self.hold_for_now(known.id, held));
-                return Ok(known.map_or(Restored::Nothing, Restored::Directory));
+                return Ok(known.map_or(Restored::Nothing, |n| Restored::Directory(n, false)));
             }
+            Ok(_) if missing.came_along => return Ok(Restored::Name),
             Ok(_) => return Ok(Restored::Nothing),
             Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
@@ -307,7 +325,7 @@ impl Cache {
         drop(change);
         self.tell_kernel_later(folder.id, name.as_bytes());
         Ok(match node.kind {
-            Kind::Directory => Restored::Directory(node),
+            Kind::Directory => Restored::Directory(node, true),
             _ => Restored::Name,
         })
     }

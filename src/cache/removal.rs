@@ -146,6 +146,10 @@ impl Cache {
         let removal =
             DirectoryRemoval { parent, folder: &folder, directory: &directory, name, job: &job };
         let removed = self.remove_known(caller, step, &change, &removal, victim, &node);
+        drop(change);
+        if removed.is_ok() && job.has_done_with(node.id.0) {
+            self.drop_kept_while_listed(job.id, node.id);
+        }
         self.give_back(node.id, 1);
         removed
     }
@@ -184,13 +188,16 @@ impl Cache {
         }
         self.hide(change, folder, name, job.id);
         match victim {
-            None => Ok(()),
+            None => {
+                self.show_who_is_in(node);
+                Ok(())
+            }
             Some(_) if kept => {
                 self.retire(change, folder, directory, name, (at, job.id), true)?;
                 if !listing.is_empty() {
                     self.keep_while_listed(change, folder, name, listing);
                 }
-                self.ushering.wake();
+                self.show_who_is_in(node);
                 Ok(())
             }
             Some(victim) => {
@@ -199,6 +206,14 @@ impl Cache {
                     .map_err(errno)?;
                 self.unnamed(folder.id, name, victim)
             }
+        }
+    }
+
+    /// A directory was removed that is held here, and that others go on seeing.
+    fn show_who_is_in(&self, node: &Node) {
+        // It is held as a version, too.
+        if self.tree.is_used_directory(node.id, 2) {
+            self.ushering.show(node.id);
         }
     }
 

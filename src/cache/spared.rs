@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::Cache;
+use super::additions::How;
 use super::name_locks::Change;
 use super::references::FOREVER;
 use super::resolve::status;
@@ -96,16 +97,42 @@ impl Cache {
         (parent, folder): (NodeId, &Arc<Node>),
         name: Name<'_>,
     ) -> bool {
+        let process = self.readers.process(caller);
         // Seen by an old name: who removes that does not mean what has another one by now.
         let by_old_name = self.tree.get(parent).is_ok_and(|parent| parent.face != 0);
-        if by_old_name {
+        if by_old_name || self.was_moved_while_listed(process, job, folder) {
             // By the first of its numbers, which the operating system may not know at the moment.
             let first = self.tree.number(folder.key());
-            job.note_spared(&[first.0], self.readers.process(caller));
+            job.note_spared(&[first.0], process);
             return true;
         }
         // Of what goes away while it is looked at, nothing is to be spared.
         self.is_named_since(caller, job, folder, name).unwrap_or(false)
+    }
+
+    /// Whether another job has moved a directory, or one above it, that a process has open and has listed
+    /// before. Who removes a tree by descriptors would go on with it wherever it is.
+    fn was_moved_while_listed(&self, process: u32, job: &Job, folder: &Arc<Node>) -> bool {
+        if !job.lists_any() {
+            return false;
+        }
+        let mut at = folder.clone();
+        while at.id != NodeId::ROOT {
+            let Some(place) = at.place() else { return false };
+            let Ok(above) = self.tree.get(place.parent()) else { return false };
+            let above = self.tree.versioned(&above);
+            if job.is_listing(at.id.0)
+                && let Some(listed) = job.listed_by(process, at.id.0, DECIDES)
+                && let Some(added) = self.additions.of(at.id, above.id, known_name(&place.name))
+                && added.how == How::Moved
+                && added.by != job.id
+                && added.at > listed
+            {
+                return true;
+            }
+            at = above;
+        }
+        false
     }
 
     fn is_named_since(
@@ -119,11 +146,15 @@ impl Cache {
         if !self.namings.any.load(Ordering::Acquire) || folder.of.is_some() {
             return Ok(false);
         }
+        let process = self.readers.process(caller);
         let (mut at, mut called): (Arc<Node>, Box<[u8]>) = (folder.clone(), name.as_bytes().into());
         let mut above = Vec::new();
-        let naming = loop {
-            if let Some(naming) = self.namings.of(at.id, &called) {
-                break naming;
+        loop {
+            // What names only a part of it tells nothing of the whole.
+            if let Some(naming) = self.namings.of(at.id, &called)
+                && self.is_news_to(process, job, &naming)?
+            {
+                break;
             }
             above.push(at.id.0);
             if at.id == NodeId::ROOT || above.len() > DEEPEST {
@@ -132,10 +163,6 @@ impl Cache {
             let Some(place) = at.place() else { return Ok(false) };
             at = self.tree.versioned(&self.tree.get(place.parent())?);
             called = place.name;
-        };
-        let process = self.readers.process(caller);
-        if !self.is_news_to(process, job, &naming)? {
-            return Ok(false);
         }
         // Nor are the directories removed in which it lies.
         loop {

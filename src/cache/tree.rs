@@ -383,6 +383,14 @@ impl Tree {
         self.get(NodeId(id)).ok()
     }
 
+    /// Whether it is a directory that the operating system knows: whether it has more references than those
+    /// that are `held` here, and the one that it has for its versions.
+    pub(super) fn is_used_directory(&self, id: NodeId, held: u64) -> bool {
+        let Ok(node) = self.get(id) else { return false };
+        let held = held + u64::from(!node.same_for_all());
+        node.kind == Kind::Directory && node.references.load(Ordering::Acquire) > held
+    }
+
     /// One more reference to a known node; false if it is not known.
     pub(super) fn hold(&self, id: NodeId) -> bool {
         match self.nodes.get(&id.0) {

@@ -4,14 +4,15 @@
 //! takes the name up again when somebody looks it up who still sees the directory. Those who work in it need not
 //! ever do that; so after each removal a process that the daemon has outside of itself does it for them.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use cachefs_mount::{Caller, Kind, NodeId};
+use cachefs_mount::{Caller, NodeId};
 use parking_lot::Mutex;
 
 use super::Cache;
@@ -30,7 +31,10 @@ pub trait Usher: Send + Sync + 'static {
     fn look_up(&self, path: &Path);
 }
 
-/// So much longer than it takes to look who needs it, nobody looks again.
+/// So long after a removal it is looked whether anybody is lost all the same.
+const LOOK_AFTER: Duration = Duration::from_millis(20);
+
+/// So much longer than that takes, nobody looks again.
 const REST: u32 = 4;
 
 /// A path in a mount is no deeper, or nobody is shown to it.
@@ -42,7 +46,7 @@ const EVERYTHING: Reader = Reader { id: u64::MAX - 2, began: Moment(0), user: No
 #[derive(Default)]
 pub(super) struct Ushering {
     usher: OnceLock<Arc<dyn Usher>>,
-    wake: Mutex<Option<Sender<()>>>,
+    wake: Mutex<Option<Sender<NodeId>>>,
 }
 
 impl Ushering {
@@ -52,11 +56,11 @@ impl Ushering {
         (caller.thread != 0 && usher.process() == caller.thread).then_some(EVERYTHING)
     }
 
-    /// A directory was removed that others go on seeing.
-    pub(super) fn wake(&self) {
+    /// The kernel lets go of the name of a directory that others go on seeing.
+    pub(super) fn show(&self, directory: NodeId) {
         if let Some(wake) = &*self.wake.lock() {
             // It ends with the cache; then there is nobody to be shown anywhere.
-            let _ = wake.send(());
+            let _ = wake.send(directory);
         }
     }
 }
@@ -70,13 +74,30 @@ impl Cache {
         let _ = self.ushering.usher.set(usher.clone());
         let cache = Arc::downgrade(self);
         std::thread::Builder::new().name("usher".into()).spawn(move || {
-            while woken.recv().is_ok() {
-                let began = Instant::now();
-                while woken.try_recv().is_ok() {}
+            // When to look who is lost, if anybody may be, and not before when.
+            let (mut look, mut rested) = (None::<Instant>, Instant::now());
+            loop {
+                let next = match look {
+                    None => woken.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                    Some(at) => woken.recv_timeout(at.saturating_duration_since(Instant::now())),
+                };
                 let Some(cache) = cache.upgrade() else { return };
-                cache.show_all(&*usher);
-                drop(cache);
-                std::thread::sleep(began.elapsed() * REST);
+                match next {
+                    Ok(first) => {
+                        // The same many times, where somebody looks for one again and again.
+                        let all: HashSet<NodeId> = woken.try_iter().chain([first]).collect();
+                        for path in all.into_iter().filter_map(|it| cache.last_path(it)) {
+                            usher.look_up(&path);
+                        }
+                        look.get_or_insert(rested.max(Instant::now() + LOOK_AFTER));
+                    }
+                    Err(RecvTimeoutError::Timeout) => {
+                        let began = Instant::now();
+                        cache.show_all(&*usher);
+                        (look, rested) = (None, began + began.elapsed() * (1 + REST));
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
             }
         })?;
         Ok(())
@@ -84,14 +105,20 @@ impl Cache {
 
     /// Somebody is told something else than a directory that others still see: by that the kernel lets go of
     /// the directory's name.
-    pub(super) fn keep_reachable(&self, kept: &KeptList, seen: &Seen) {
+    pub(super) fn keep_reachable(&self, caller: &Caller, kept: &KeptList, seen: &Seen) {
+        // Of two under one name, he can show the way to one.
+        if self.ushering.reader(caller).is_some() {
+            return;
+        }
+        // Each is held as a version.
         let is_told = |what| matches!(seen, Seen::Kept(told) if *told == what);
         let lets_go =
             kept.iter().filter(|kept| matches!(kept.version.stage, Stage::Retired { .. }));
-        let mut let_go = lets_go.map(|kept| kept.version.what).filter(|what| !is_told(*what));
-        let is_directory = |what| self.tree.get(what).is_ok_and(|n| n.kind == Kind::Directory);
-        if let_go.any(is_directory) {
-            self.ushering.wake();
+        let let_go = lets_go.map(|kept| kept.version.what).filter(|what| !is_told(*what));
+        for directory in let_go {
+            if self.tree.is_used_directory(directory, 1) {
+                self.ushering.show(directory);
+            }
         }
     }
 
@@ -104,8 +131,8 @@ impl Cache {
         }
     }
 
-    /// The path that a directory has, or had.
-    fn last_path(&self, node: NodeId) -> Option<PathBuf> {
+    /// The path that something has, or had, relative to the store.
+    pub(super) fn last_path(&self, node: NodeId) -> Option<PathBuf> {
         let (mut at, mut names) = (node, Vec::new());
         while at != NodeId::ROOT {
             let place = self.tree.get(at).ok()?.last_place()?;

@@ -58,32 +58,27 @@ pub(super) fn run(
         place.abandon();
     };
     // Before anything is given up, and before there are threads.
-    let outside = match settings.no_containment {
-        true => Ok(None),
-        false => Outside::start(&place.mountpoint, store.path(), &store.leftovers())
-            .map(|it| Some(Arc::new(it))),
-    };
+    let outside = Outside::start(&place.mountpoint, store.path(), &store.leftovers());
     let outside = outside.map_err(|e| format!("can't start the process that unmounts: {e}"));
-    let outside = outside.inspect_err(|_| abandon())?;
+    let outside = outside.map(Arc::new).inspect_err(|_| abandon())?;
     let abandon = || {
         // Last: it unmounts what is left, and what was created then is empty.
         abandon();
-        if let Some(outside) = &outside {
-            outside.abandon(store.is_new(), place.created);
-        }
+        outside.abandon(store.is_new(), place.created);
     };
     let started = start(&store, &place, settings, descriptors, outside.clone());
     let (running, control) = started.inspect_err(|_| abandon())?;
+    // Before anybody hears of it, so that who was told that it is mounted finds it in the log.
+    tracing::info!(
+        mountpoint = %place.mountpoint.display(), store = %store.path().display(),
+        access = running.access.name(), "mounted",
+    );
     if let Err(error) = ready() {
         let _ = running.mount.unmount(true);
         abandon();
         return Err(format!("nobody waits for the mount any more ({error}); unmounted").into());
     }
     notify::send(&format!("READY=1\nMAINPID={}", std::process::id()));
-    tracing::info!(
-        mountpoint = %place.mountpoint.display(), store = %store.path().display(),
-        access = running.access.name(), "mounted",
-    );
     running.mount.wait();
     notify::send("STOPPING=1");
     control.stop();
@@ -136,7 +131,7 @@ fn start(
     place: &Place,
     settings: &Settings,
     descriptors: usize,
-    outside: Option<Arc<Outside>>,
+    outside: Arc<Outside>,
 ) -> Result<(Arc<Running>, Control), Failure> {
     let what = |what: &'static str| move |e: io::Error| format!("can't {what}: {e}");
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -185,28 +180,21 @@ fn start(
         read_only: settings.ro,
         no_exec: settings.noexec,
     };
-    let unmounter = outside
-        .clone()
-        .map(|outside| -> Unmounter { Box::new(move |_, lazy| outside.unmount(lazy)) });
-    let mount = Unserved::new(&place.mountpoint, &options, unmounter)?;
+    let unmounter = outside.clone();
+    let unmounter: Unmounter = Box::new(move |_, lazy| unmounter.unmount(lazy));
+    let mount = Unserved::new(&place.mountpoint, &options, Some(unmounter))?;
     let public = publish(&mount);
-    let containment = match &outside {
-        Some(_) => confine(store, &mount, public.as_ref(), &options),
-        None => Containment::none(),
+    let containment = match settings.no_containment {
+        true => Containment::none(),
+        false => confine(store, &mount, public.as_ref(), &options),
     };
     // From here on there are threads, and what is given up stays so for all of them.
     store.sweep().map_err(what("remove what a crash has left"))?;
-    let system = Linux::new().map_err(what("watch processes"))?;
-    let system = match &outside {
-        Some(witness) => system.seen_by(witness.clone()),
-        None => system,
-    };
+    let system = Linux::new().map_err(what("watch processes"))?.seen_by(outside.clone());
     let jobs = Arc::new(Readers::new(Arc::new(system), readers));
     let cache = Cache::new(store.clone(), engine, jobs)
         .map_err(|e| format!("can't read the store {}: {e}", store.path().display()))?;
-    if let Some(outside) = &outside {
-        cache.guided_by(outside.clone()).map_err(what("start a thread"))?;
-    }
+    cache.guided_by(outside.clone()).map_err(what("start a thread"))?;
     let mount = mount.serve(cache.clone(), &options)?;
     let running = Arc::new(Running {
         mount,

@@ -36,18 +36,14 @@ pub(super) struct Running {
     /// Where metrics are answered with.
     pub(super) metrics: Option<SocketAddr>,
     pub(super) containment: Containment,
-    /// Does what the daemon can't do any more.
-    pub(super) outside: Option<Arc<Outside>>,
+    /// Does what the daemon can't do, or not any more.
+    pub(super) outside: Arc<Outside>,
 }
 
 impl Running {
     /// Who is using the mount, for a message.
     pub(super) fn users(&self) -> String {
-        let users = match &self.outside {
-            Some(outside) => outside.users(),
-            None => busy::users(&self.mountpoint),
-        };
-        match busy::list(&users) {
+        match busy::list(&self.outside.users()) {
             users if users.is_empty() => "someone who can't be seen from here".into(),
             users => users,
         }

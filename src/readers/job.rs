@@ -12,6 +12,9 @@ use crate::cache::view::{Moment, Reader};
 /// So many directories are remembered that a job has listed, each for some tens of bytes.
 const MOST_LISTED: usize = 1 << 16;
 
+/// So many directories that it has closed it goes on with.
+const MOST_CLOSED: usize = 64;
+
 /// So many directories are remembered in which it has removed something in vain.
 const MOST_SPARED: usize = 1 << 12;
 
@@ -22,6 +25,15 @@ struct Listed {
     process: u32,
     /// In milliseconds of the system's clock.
     when: u64,
+}
+
+/// The directories that a job lists, by their nodes.
+#[derive(Debug, Default)]
+struct Listing {
+    /// Which it has open, once for each time.
+    open: SmallVec<[u64; 4]>,
+    /// Which it has closed but goes on with, as long as it has any open.
+    closed: SmallVec<[u64; 4]>,
 }
 
 /// A job that uses the mount.
@@ -39,8 +51,7 @@ pub struct Job {
     /// When it began, by the clock.
     pub since: SystemTime,
     open: AtomicUsize,
-    /// The directories that it has open and lists, by their nodes.
-    listing: Mutex<SmallVec<[u64; 4]>>,
+    listing: Mutex<Listing>,
     /// Whether it has removed anything.
     removes: AtomicBool,
     /// The directories that it has listed, by their nodes.
@@ -138,27 +149,41 @@ impl Job {
 
     /// It has opened a directory, and lists it; once more, if it does already.
     pub fn begins_to_list(&self, node: u64) {
-        self.listing.lock().push(node);
+        self.listing.lock().open.push(node);
     }
 
     /// Whether it has any directory open and lists it.
     pub fn lists_any(&self) -> bool {
-        !self.listing.lock().is_empty()
+        !self.listing.lock().open.is_empty()
     }
 
-    /// It closes a directory, and lists it no more, although it may have it open otherwise; whether it
-    /// lists no other.
-    pub fn ends_to_list(&self, node: u64) -> bool {
+    /// It closes a directory that it lists. Who removes a tree may go on with what it has read there, and so
+    /// lists it until it has none open at all, or has removed it. Returns which it does not list any more.
+    pub fn ends_to_list(&self, node: u64) -> SmallVec<[u64; 4]> {
         let mut listing = self.listing.lock();
-        if let Some(at) = listing.iter().rposition(|open| *open == node) {
-            listing.swap_remove(at);
+        if let Some(at) = listing.open.iter().rposition(|open| *open == node) {
+            listing.open.swap_remove(at);
         }
-        listing.is_empty()
+        if !listing.open.contains(&node) && !listing.closed.contains(&node) {
+            listing.closed.push(node);
+        }
+        let goes_on = self.has_removed() && !listing.open.is_empty();
+        let ended = listing.closed.len().saturating_sub(if goes_on { MOST_CLOSED } else { 0 });
+        listing.closed.drain(..ended).collect()
     }
 
-    /// Whether it has that directory open and lists it.
+    /// It has removed a directory; whether it had closed it, and listed it until now.
+    pub fn has_done_with(&self, node: u64) -> bool {
+        let mut listing = self.listing.lock();
+        let before = listing.closed.len();
+        listing.closed.retain(|closed| *closed != node);
+        listing.closed.len() < before
+    }
+
+    /// Whether it lists that directory.
     pub fn is_listing(&self, node: u64) -> bool {
-        self.listing.lock().contains(&node)
+        let listing = self.listing.lock();
+        listing.open.contains(&node) || listing.closed.contains(&node)
     }
 
     /// It removes something.

@@ -3,7 +3,8 @@
 //!
 //! Landlock forbids to unmount, and to look into processes that are not restricted likewise; without new
 //! privileges, `fusermount3` is of no use. A thread that is not restricted would do as well, but whoever takes over
-//! a process has all of its threads.
+//! a process has all of its threads. And no process may use the mount that it serves, as is needed to look up
+//! the paths of working directories, contained or not.
 //!
 //! One JSON document a line each way, on two pairs of sockets: what a request of the mount waits for is not
 //! asked where looking for who is using the mount may wait for that request.
@@ -29,6 +30,9 @@ use super::busy::{self, User};
 use super::{containment, mounts};
 use crate::cache::Usher;
 use crate::readers::Witness;
+
+/// It runs before all others, by its nice value (`setpriority(2)`).
+const FIRST: i32 = -20;
 
 /// The command that the process is started by.
 pub const COMMAND: &str = "outside";
@@ -231,6 +235,8 @@ fn remove_empty(directories: &[PathBuf]) {
 /// Keeps only what it needs; its two sockets.
 fn prepare() -> io::Result<(UnixStream, UnixStream)> {
     let _ = rustix::thread::set_name(c"cachefs-outside");
+    // Somebody fails at what it is too late for. Not everybody may.
+    let _ = rustix::process::setpriority_process(None, FIRST);
     // They may come to the daemon and all that it has started, and then it is the daemon that decides.
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         // SAFETY: no handler of ours is installed, and there are no other threads yet.
