@@ -12,7 +12,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
 
 use common::{Finished, Mount, Run, ends_with_its_starter, needs, needs_root};
 use serde_json::Value;
@@ -334,6 +335,51 @@ fn an_empty_store_has_a_page_too() {
     };
     let dark = picture("dark.png", &["--blink-settings=preferredColorScheme=0"]);
     assert!(dark != picture("light.png", &[]), "it is as light where people like it dark");
+}
+
+/// What was asked is taken down once a minute, so that this takes as long.
+#[test]
+fn hits_over_time_are_those_that_there_were() {
+    needs_root();
+    let mount = Mount::new();
+    for number in 0..7 {
+        ground::unit(mount.store(), &format!("unit{number}"), 1);
+        ground::read(&mount, &ground::path(&format!("unit{number}")));
+    }
+    for number in 0..3 {
+        Run::new("cat").arg(mount.path().join(format!("absent{number}"))).exits_with(1);
+    }
+    let (_place, page) = directory();
+    report(&mount, &page);
+    let told = parsed(&page);
+    let text = told["text"].as_str().unwrap();
+    assert!(text.contains("A hit is a file that was opened and was there"), "{text}");
+    let since = mount.status()["since"].as_str().unwrap()[..19].replace('T', " ");
+    assert!(text.contains(&format!("All counts began with the mount, {since} UTC.")), "{text}");
+
+    let chart = || {
+        report(&mount, &page);
+        let text = fs::read_to_string(&page).unwrap();
+        let (_, after) = text.split_once("aria-label=\"Hits and misses over time, from ")?;
+        Some((after.split_once('"').unwrap().0.to_owned(), text))
+    };
+    let begun = Instant::now();
+    let (said, text) = loop {
+        if let Some(found) = chart() {
+            break found;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(100), "nothing was taken down");
+        sleep(Duration::from_secs(1));
+    };
+    let status = mount.status();
+    let (hits, misses) = (status["hits"].as_u64().unwrap(), status["misses"].as_u64().unwrap());
+    assert!(hits == 7 && misses >= 3, "{hits} hits, {misses} misses");
+    assert!(said.ends_with(&format!(" to now: {hits} hits, {misses} misses")), "{said}");
+    // As a table, too, and on every screen.
+    let (_, table) = text.split_once("The same as a table").unwrap();
+    let (table, _) = table.split_once("</table>").unwrap();
+    assert!(table.contains("<td class=\"n\">7</td>"), "{table}");
+    looks_good(&page);
 }
 
 #[test]

@@ -307,3 +307,120 @@ fn nothing_of_it_is_left() {
     ground.mount.mount_again();
     assert_eq!(ground.says(UNTRUSTED[0], "ls"), "");
 }
+
+/// What somebody has for himself is in no unit: it is told as his, to root and the daemon's user, and no prune
+/// takes it. His jobs use what is everyone's as all others do.
+#[test]
+fn units_are_everyones_and_no_users() {
+    let ground = Ground::new(&[]);
+    let [first, second] = UNTRUSTED;
+    let unit = |name: &str| format!("pip/http-v2/a/b/c/d/e/{name}");
+    let (all, changed, own) = (unit("all"), unit("changed"), unit("own"));
+    ground.says(
+        TRUSTED,
+        &format!(
+            "mkdir -p pip/http-v2/a/b/c/d/e; for f in {all} {changed}; do echo all > $f; done"
+        ),
+    );
+    let prune = |words: &[&str]| {
+        let run = ground.mount.cachefs(["prune"]).arg(ground.mount.path()).args(words);
+        serde_json::from_str::<Value>(&run.arg("--json").succeeds().stdout).unwrap()
+    };
+    let listed = || {
+        let told = prune(&["--tool", "pip", "--dry-run"]);
+        let units = told["units"].as_array().unwrap().iter();
+        let paths = units.map(|unit| unit["path"].as_str().unwrap().to_owned());
+        paths.collect::<std::collections::BTreeSet<_>>()
+    };
+    let both = [all.clone(), changed.clone()].into();
+    assert_eq!(listed(), both);
+
+    // By now it is known whose cache it is: opening what is his counts for it, too.
+    let pip = |of: &str| {
+        let status = ground.mount.status();
+        let mut tools = status["tools"].as_array().unwrap().iter();
+        tools.find(|tool| tool["tool"] == "pip").unwrap()[of].as_u64().unwrap()
+    };
+    let before = [pip("hits"), pip("misses")];
+    let script = format!(
+        "printf own > {own}; printf own > {changed}; mkdir pip/http-v2/mine; printf x > pip/http-v2/mine/own
+         rm {all}; cat {own} {own} {changed} pip/http-v2/mine/own; ! cat pip/http-v2/mine/absent 2>&1"
+    );
+    assert!(ground.says(first, &script).starts_with("ownownownx"), "{script}");
+    let [hits, misses] = [pip("hits") - before[0], pip("misses") - before[1]];
+    assert!(hits >= 4 && misses >= 1, "{hits} hits, {misses} misses");
+    // He sees other names; all that there is to prune is as it was.
+    assert_eq!(ground.says(first, "cd pip/http-v2/a/b/c/d/e; ls"), "changed\nown\n");
+    assert_eq!(listed(), both);
+
+    let page = ground.place.path().join("report.html");
+    let report = || ground.mount.cachefs(["report"]).arg(&page).arg(ground.mount.path());
+    report().succeeds().says("2 units");
+    let text = fs::read_to_string(&page).unwrap();
+    assert!(text.contains(&all) && !text.contains(&own) && !text.contains("mine"), "{text}");
+    let (_, users) = text.split_once("What users have to themselves").unwrap();
+    let (users, _) = users.split_once("</section>").unwrap();
+    assert!(users.contains(&format!("<td>{first}</td>")), "{users}");
+    assert!(
+        !users.contains(&second.to_string()) && !users.contains(&TRUSTED.to_string()),
+        "{users}"
+    );
+    // Names are for root and the daemon's user, whoever is trusted with writing.
+    let program = ground.place.path().join("cachefs");
+    fs::copy(common::binary(), &program).unwrap();
+    for user in [TRUSTED, first] {
+        let at = ground.mount.path().to_str().unwrap();
+        for words in
+            [["report", "page.html", at], ["prune", at, "--tool=pip"], ["clean", at, "pip"]]
+        {
+            let run = Run::new(&program).args(words).user(user);
+            run.directory(ground.mount.path()).exits_with(1).says("not permitted for user");
+        }
+        Run::new(&program).arg("status").arg(ground.mount.path()).user(user).succeeds();
+    }
+
+    // His job has used one of them since it began: that one goes last, and he goes on seeing it.
+    let script = format!("exec 3< {all}; echo begun; read go_on; cat {all}; cat {own} 2>&1");
+    let mut job = Talking::start(&ground, second, &script);
+    assert_eq!(job.hears(), "begun");
+    let told = prune(&["--tool", "pip"]);
+    let order: Vec<_> =
+        told["units"].as_array().unwrap().iter().map(|unit| &unit["path"]).collect();
+    assert_eq!(order, [changed.as_str(), all.as_str()], "{told:#}");
+    assert_eq!(ground.says(first, &format!("cat {own} {changed}")), "ownown");
+    assert_eq!(ground.says(TRUSTED, "find pip -type f"), "");
+    job.go_on();
+    assert_eq!(job.hears(), "all");
+    assert!(job.hears().contains("No such file"));
+}
+
+/// A job that says something, and waits until it may go on.
+struct Talking(Child, BufReader<std::process::ChildStdout>);
+
+impl Talking {
+    fn start(ground: &Ground, user: u32, script: &str) -> Talking {
+        let mut command = Command::new("sh");
+        command.args(["-ec", script]).current_dir(ground.mount.path()).uid(user).gid(user);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        Talking(child, said)
+    }
+
+    fn hears(&mut self) -> String {
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn go_on(&mut self) {
+        use std::io::Write as _;
+        self.0.stdin.take().unwrap().write_all(b"\n").unwrap();
+    }
+}
+
+impl Drop for Talking {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}

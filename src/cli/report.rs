@@ -3,6 +3,7 @@
 
 mod figures;
 mod page;
+mod time;
 mod words;
 
 use std::fs;

@@ -213,16 +213,19 @@ impl Others {
 
     fn tile(&self) -> Value {
         let largest = (0..AGES.len()).max_by_key(|class| self.ages[*class]).unwrap_or(0);
-        let mut gone = 0;
         // In hundredths of them, all up to there.
-        let steps = self.steps.iter().map(|bytes| {
-            gone += bytes;
-            u128::from(gone) * 100 / u128::from(self.bytes.max(1))
-        });
+        let parts = |all: &[u64]| -> Vec<u64> {
+            let sums = all.iter().scan(0, |sum, bytes| {
+                *sum += bytes;
+                Some(*sum)
+            });
+            let part = |sum: u64| u128::from(sum) * 100 / u128::from(self.bytes.max(1));
+            sums.map(|sum| part(sum) as u64).collect()
+        };
         json!({
             "bytes": self.bytes, "size": show::bytes(self.bytes), "class": largest,
             "name": format!("{} smaller ones", words::grouped(self.units)),
-            "gone": steps.map(|part| part as u64).collect::<Vec<_>>(),
+            "gone": parts(&self.steps), "ages": parts(&self.ages),
         })
     }
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::Told;
 use super::figures::{AGES, Figures, class};
+use super::time::over_time;
 use super::words::{ago, data, escape, fill, grouped, name};
 use crate::cli::{readers, show, status};
 
@@ -18,9 +19,6 @@ const LARGEST: usize = 100;
 
 /// And so many readers in theirs.
 const READERS: usize = 50;
-
-/// What was asked over time is shown in no more parts.
-const PARTS: usize = 96;
 
 /// The whole page.
 pub(super) fn page(told: &Told) -> String {
@@ -43,9 +41,11 @@ pub(super) fn page(told: &Told) -> String {
         ("legend", legend()),
         ("ages", ages(&figures)),
         ("asked", asked(status)),
+        ("since", escape(&since(&status["since"]))),
         ("over_time", over_time(&told.units["history"])),
         ("tools", tools(status)),
-        ("readers", users(&told.readers)),
+        ("readers", readers_of(&told.readers)),
+        ("users", users(status)),
         ("facts", facts(told)),
         ("largest", largest(&figures)),
         ("notes", notes(told, &figures)),
@@ -148,57 +148,6 @@ fn asked(status: &Value) -> String {
     all.iter().map(row).collect()
 }
 
-/// Hits and misses by time, as far back as the daemon knows.
-fn over_time(history: &Value) -> String {
-    let minutes: Vec<[u64; 3]> = history
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|minute| ["ago", "hits", "misses"].map(|key| minute[key].as_u64().unwrap_or(0)))
-        .collect();
-    if minutes.len() < 2 {
-        return "<p class=\"quiet\">Over time: the daemon takes down what is asked once a minute, and \
-                has not run for long enough.</p>"
-            .into();
-    }
-    // As many minutes in each part; the first part may have fewer.
-    let each = minutes.len().div_ceil(PARTS);
-    let mut parts: Vec<(u64, u64, u64)> = minutes
-        .rchunks(each)
-        .map(|part| {
-            let ago = part.first().map_or(0, |minute| minute[0]);
-            let sum = |at: usize| part.iter().map(|minute| minute[at]).sum::<u64>();
-            (ago, sum(1), sum(2))
-        })
-        .collect();
-    parts.reverse();
-    let most = parts.iter().map(|(_, hits, misses)| hits + misses).max().unwrap_or(0).max(1);
-    let width = parts.len();
-    let mut bars = String::new();
-    for (at, (since, hits, misses)) in parts.iter().enumerate() {
-        let height = |count: u64| count as f64 * 100.0 / most as f64;
-        let (hit, miss) = (height(*hits), height(*misses));
-        let title =
-            format!("{}: {} hits, {} misses", ago(*since), grouped(*hits), grouped(*misses));
-        let _ = writeln!(
-            bars,
-            "<g><title>{title}</title><rect class=\"all\" x=\"{at}\" width=\"1\" height=\"100\"/>\
-             <rect class=\"hit\" x=\"{at}.08\" width=\".84\" y=\"{:.2}\" height=\"{hit:.2}\"/>\
-             <rect class=\"miss\" x=\"{at}.08\" width=\".84\" y=\"{:.2}\" height=\"{miss:.2}\"/></g>",
-            100.0 - hit,
-            100.0 - hit - miss,
-        );
-    }
-    let (first, minutes) = (ago(parts[0].0), show::count(each as u64, "minute"));
-    format!(
-        "<figure class=\"time\"><svg viewBox=\"0 0 {width} 100\" preserveAspectRatio=\"none\" role=\"img\" \
-         aria-label=\"Hits and misses over time\">{bars}</svg>\
-         <figcaption><span>{first}</span><span>a bar: {minutes}; the highest: {}</span><span>now</span>\
-         </figcaption></figure>",
-        grouped(most)
-    )
-}
-
 /// A row of a table: names first, then numbers.
 fn row(names: &[String], numbers: &[String]) -> String {
     let names = names.iter().map(|text| format!("<td>{text}</td>"));
@@ -219,7 +168,7 @@ fn tools(status: &Value) -> String {
     all.iter().map(one).collect()
 }
 
-fn users(told: &Value) -> String {
+fn readers_of(told: &Value) -> String {
     let mut all: Vec<&Value> = told["readers"].as_array().into_iter().flatten().collect();
     if all.is_empty() {
         return "<tr><td colspan=\"5\">Nobody, just now.</td></tr>".into();
@@ -249,6 +198,60 @@ fn users(told: &Value) -> String {
         rows += &format!("<tr><td colspan=\"6\">and {more} more</td></tr>");
     }
     rows
+}
+
+/// What users have: with `scoped` to themselves, and so in no unit; else in the store. Nothing where nobody is
+/// counted.
+fn users(status: &Value) -> String {
+    let all = status["users"].as_array().map_or(&[][..], Vec::as_slice);
+    if all.is_empty() {
+        return String::new();
+    }
+    let (title, about) = match status["access"] == "scoped" {
+        true => (
+            "What users have to themselves",
+            "Each of them alone sees it. It is in no unit, is not pruned, and goes when this is unmounted.",
+        ),
+        false => ("What users have", "In the store, by who made it."),
+    };
+    let one = |user: &Value| {
+        let number = |of: &str, key: &str| user[of][key].as_u64();
+        let most = |said: Option<String>| said.unwrap_or_else(|| "no limit".into());
+        let name = match user["over"] == true {
+            true => format!("{}, over quota", user["uid"]),
+            false => user["uid"].to_string(),
+        };
+        let numbers = [
+            show::bytes(number("used", "bytes").unwrap_or(0)),
+            most(number("limit", "bytes").map(show::bytes)),
+            grouped(number("used", "files").unwrap_or(0)),
+            most(number("limit", "files").map(grouped)),
+        ];
+        row(&[escape(&name)], &numbers)
+    };
+    let mut all: Vec<&Value> = all.iter().collect();
+    all.sort_by_key(|user| std::cmp::Reverse(user["used"]["bytes"].as_u64()));
+    let mut rows: String = all.iter().take(READERS).map(|user| one(user)).collect();
+    if let Some(more @ 1..) = all.len().checked_sub(READERS) {
+        rows += &format!("<tr><td colspan=\"5\">and {more} more</td></tr>");
+    }
+    let heads: String = ["Held", "At most", "Names", "At most"]
+        .iter()
+        .map(|head| format!("<th scope=\"col\" class=\"n\">{head}</th>"))
+        .collect();
+    format!(
+        "<section class=\"card\" aria-labelledby=\"have\">\n<h2 id=\"have\">{title}</h2>\n\
+         <p class=\"quiet\">{about}</p>\n\
+         <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"have\"><table>\n\
+         <thead><tr><th scope=\"col\">User</th>{heads}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n\
+         </section>\n"
+    )
+}
+
+/// When the mount was made, by which everything counts.
+fn since(told: &Value) -> String {
+    let told = told.as_str().unwrap_or("?").replace('T', " ");
+    told.split(['.', 'Z']).next().map_or_else(String::new, |at| format!("{at} UTC"))
 }
 
 /// What `cachefs status` says, for those who want to know.

@@ -90,6 +90,11 @@
     element.tabIndex = -1;
     element.setAttribute("aria-label", describe(tile));
     put(element, box, gap);
+    if (tile.ages) {
+      /* What was used last is at the top; what a prune takes fades from the bottom. */
+      const ends = tile.ages.map((end, age) => `var(--c${age}) ${age ? tile.ages[age - 1] : 0}% ${end}%`);
+      element.style.setProperty("--ages", `linear-gradient(${ends.join(", ")}, var(--track) 0)`);
+    }
     if (box.width >= 260 && box.height >= 90) element.classList.add("big");
     if (box.width >= 46 && box.height >= 20) {
       const inner = make("span", "inner");
@@ -124,7 +129,7 @@
       const head = box.width > 50 && box.height > 44 ? HEAD : 0;
       if (head) {
         const title = make("h3", "", tool.name);
-        title.append(" ", make("span", "", `${tool.size}, ${tool.units} units`));
+        title.append(" ", make("span", "", `${tool.size}, ${tool.units} ${tool.units === "1" ? "unit" : "units"}`));
         element.append(title);
       }
       const inside = tool.others ? [...tool.tiles, tool.others] : [...tool.tiles];

@@ -65,7 +65,7 @@ impl View {
             find(status, &["handles"]),
         );
         let rates = format!(
-            "{}/s hits, {}/s misses, {}/s published, {}/s written, {}/s read by the daemon",
+            "{}/s hits, {}/s misses, {}/s published, {}/s written, {}/s read",
             short(per_second(&["hits"])),
             short(per_second(&["misses"])),
             short(per_second(&["published"])),
