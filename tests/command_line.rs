@@ -409,7 +409,8 @@ fn the_helper_takes_what_mount_may_say() {
 
 #[test]
 fn logs_may_be_json() {
-    let mount = Mount::builder().options(["--log-format", "json"]).mount();
+    let mut mount = Mount::builder().options(["--log-format", "json"]).mount();
+    mount.unmount();
     let log = mount.log();
     let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let mounted = lines.filter(|line| line["fields"]["message"] == "mounted").collect::<Vec<_>>();

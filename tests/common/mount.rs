@@ -252,7 +252,7 @@ impl Mount {
     #[track_caller]
     pub(crate) fn unmount(&mut self) {
         let said = self.cachefs(["umount"]).arg(&self.mountpoint).finish();
-        assert!(said.status.success(), "{said}\ndaemon's log:\n{}", self.log());
+        assert!(has_unmounted(&said), "{said}\ndaemon's log:\n{}", self.log());
         let running = self.running.take().expect("not mounted");
         assert!(!running.watchdog.fired(), "the watchdog had ended this mount");
         assert!(mounted_at(&self.mountpoint).is_none(), "still mounted after\n{said}");
@@ -422,11 +422,10 @@ impl Drop for Mount {
             if !running.watchdog.fired() {
                 let said =
                     self.cachefs(["umount"]).arg(&self.mountpoint).timeout(PATIENCE * 2).finish();
-                if !said.status.success() {
+                if !has_unmounted(&said) {
                     complaint = format!("{said}");
                 } else if !running.wait_until_gone() {
-                    complaint =
-                        format!("unmounted, but the daemon (pid {}) still runs", running.pid);
+                    complaint = format!("{said}the daemon (pid {}) still runs", running.pid);
                 }
             }
             if running.watchdog.fired() {
@@ -449,6 +448,13 @@ impl Drop for Mount {
             }
         }
     }
+}
+
+/// Whether `cachefs umount` has done its part: a mount namespace that another test makes has copies of all mounts,
+/// and the daemon ends when that does.
+fn has_unmounted(said: &Finished) -> bool {
+    said.status.success()
+        || said.stderr.contains("is unmounted here, but containers still have it")
 }
 
 impl Running {
