@@ -154,7 +154,7 @@ fn without_the_setting_git_refuses_all_but_the_owner() {
     Run::new("chown").args(["-R", &first.to_string()]).arg(place.at("repository")).succeeds();
     let refused = place.install(second, &cache, NONE);
     assert!(!refused.status.success(), "git has no objections any more\n{refused}");
-    refused.says("dubious ownership").says(mount.path().to_str().unwrap());
+    refused.says("detected dubious ownership").says(mount.path().to_str().unwrap());
     ok(&place.install(first, &cache, NONE)).says("Built example @ git+file://");
     ok(&place.install(second, &cache, SAFE)).does_not_say("Built");
 }

@@ -279,6 +279,25 @@ fn what_cannot_be_run_is_told() {
 }
 
 #[test]
+fn in_a_chroot_the_command_stays_there() {
+    needs_root();
+    let place = tempfile::tempdir().unwrap();
+    let script = r#"
+        mount --bind "$1" "$1"; cd "$1"
+        mkdir usr proc dev tmp root
+        for name in bin lib lib64; do ln -s usr/$name; done
+        mount --bind /usr usr; mount -t proc proc proc; mount --rbind /dev dev
+        cp "$0" only-here
+        chroot . env HOME=/root /only-here run -- /only-here --version
+        chroot . env HOME=/root /only-here run -- sh -ec \
+            'cd /; ls only-here; mkdir -p "$PIP_CACHE_DIR"; echo kept > "$PIP_CACHE_DIR/file"'
+        cat root/.cache/cachefs/pip/file
+    "#;
+    let said = Run::shell_with_own_mounts(script).arg(binary()).arg(place.path()).succeeds();
+    assert!(said.stdout.ends_with("\nonly-here\nkept\n"), "{said}");
+}
+
+#[test]
 fn uv_installs_for_a_user_without_privileges() {
     let person = Person::user();
     let uv = person.home.path().join("uv");
@@ -295,4 +314,8 @@ fn uv_installs_for_a_user_without_privileges() {
         person.expect_gone();
     }
     assert!(person.store().join("uv/archive-v0").is_dir());
+    // What they are spared.
+    let bare = format!("unset UV_LINK_MODE; {script}");
+    let warned = person.run(&["--", "sh", "-ec", &bare, "sh", "three"]).succeeds();
+    warned.says("Failed to hardlink files; falling back to full copy");
 }

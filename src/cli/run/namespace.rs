@@ -77,6 +77,8 @@ pub(super) fn end_with(parent: u32, signal: Signal) -> io::Result<()> {
 pub(super) struct Namespaces {
     user: Option<File>,
     mounts: Option<File>,
+    /// The root directory that process has there.
+    root: Option<File>,
 }
 
 impl Namespaces {
@@ -87,7 +89,9 @@ impl Namespaces {
             let same = fs::metadata(&path)?.ino() == own.ino();
             if same { Ok(None) } else { File::open(path).map(Some) }
         };
-        Ok(Namespaces { user: other("user")?, mounts: other("mnt")? })
+        let (user, mounts) = (other("user")?, other("mnt")?);
+        let root = mounts.as_ref().map(|_| File::open(format!("/proc/{process}/root")));
+        Ok(Namespaces { user, mounts, root: root.transpose()? })
     }
 
     /// Between fork and exec: goes there. The working directory is the root then.
@@ -99,6 +103,11 @@ impl Namespaces {
             if let Some(namespace) = namespace {
                 rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?;
             }
+        }
+        // Else whoever is in a chroot would come out of it.
+        if let Some(root) = &self.root {
+            rustix::process::fchdir(root)?;
+            rustix::process::chroot(c".")?;
         }
         Ok(())
     }
