@@ -195,6 +195,13 @@ impl Cache {
             }
             let mut authors = draft.authors.lock();
             if draft.written.load(Ordering::Relaxed) || authors.jobs.is_empty() {
+                drop(authors);
+                // Locked since it was looked, and then written: who locks it can't let go of it before it is
+                // live, for which he waits for this name.
+                if self.is_locked(draft.node) {
+                    self.publish_common(change, &draft)?;
+                    return Ok(Some(Start::Live));
+                }
                 continue;
             }
             authors.jobs.push(job);
@@ -356,9 +363,21 @@ impl Cache {
                 let directory = self.directory(folder.id)?;
                 return Ok(self.found(folder.id, name, &status(&*directory, name.as_bytes())?));
             }
-            None => self.stage_like(&change, &drafting, old)?,
+            None => match self.became_a_lock(folder, name).filter(|_| of.is_none()) {
+                Some(live) => return Ok(self.found(folder.id, name, &live)),
+                None => self.stage_like(&change, &drafting, old)?,
+            },
         };
         self.kept_entry(shared.node)
+    }
+
+    /// What is live under a name, if it is to be emptied where it is: before the name was locked, another one may
+    /// have made it live that jobs lock.
+    fn became_a_lock(&self, folder: &Node, name: Name<'_>) -> Option<Statx> {
+        let live = status(&*self.directory(folder.id).ok()?, name.as_bytes()).ok()?;
+        // What is not known is not open either.
+        let node = self.tree.find(key(&live)).filter(|node| node.kind == Kind::File)?;
+        self.is_emptied_in_place(&node, &live, 0).then_some(live)
     }
 
     /// A draft of a name for one who has opened, under that name, something that was no more there when

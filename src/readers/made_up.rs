@@ -23,6 +23,8 @@ struct State {
     killed: HashSet<u32>,
     open: HashSet<(u32, u64)>,
     locked: HashSet<u64>,
+    /// What happens right after it was looked who locks what.
+    after_look: Option<Box<dyn FnOnce() + Send>>,
     watched: HashSet<u32>,
     watched_threads: HashSet<u32>,
     watched_groups: HashSet<u64>,
@@ -115,6 +117,11 @@ impl MadeUp {
         self.state.lock().locked.remove(&inode);
     }
 
+    /// Once it is asked next whether somebody locks a file, and before whoever asks hears the answer, that happens.
+    pub fn after_next_look(&self, happens: impl FnOnce() + Send + 'static) {
+        self.state.lock().after_look = Some(Box::new(happens));
+    }
+
     /// A process opens a file.
     pub fn open(&self, pid: u32, inode: u64) {
         self.state.lock().open.insert((pid, inode));
@@ -174,7 +181,14 @@ impl System for MadeUp {
     }
 
     fn is_locked(&self, _: (u32, u32), inode: u64) -> bool {
-        self.state.lock().locked.contains(&inode)
+        let (locked, happens) = {
+            let mut state = self.state.lock();
+            (state.locked.contains(&inode), state.after_look.take())
+        };
+        if let Some(happens) = happens {
+            happens();
+        }
+        locked
     }
 
     fn report_to(&self, ends: Weak<dyn Ends>) {
