@@ -91,6 +91,26 @@ fn who_begins_between_two_removals_sees_the_first() {
     assert_eq!(between.read("/two/file"), "b");
 }
 
+/// As `mkdir -p` does. The kernel knows that it is there, but asks once more for who means to make it.
+#[test]
+fn who_finds_that_a_directory_is_made_already_goes_on_seeing_it() {
+    let ground = Ground::new();
+    ground.shell("mkdir -p cache/part; printf text >cache/part/file");
+    let witness = ground.older();
+    let [mut maker, mut looker, mut remover] = ground.agents();
+    for agent in [&mut maker, &mut looker] {
+        assert!(agent.exists("/cache/part"));
+    }
+    maker.refused(libc::EEXIST, "mkdir", ["/cache"]);
+    remover.does("remove", ["/cache"]);
+    assert_eq!(maker.read("/cache/part/file"), "text");
+    looker.refused(libc::ENOENT, "status", ["/cache"]);
+    for agent in [witness, maker, looker, remover] {
+        agent.end();
+    }
+    ground.reclaimed();
+}
+
 #[test]
 fn what_looks_like_a_lock_is_kept_in_a_directory_that_was_put_in_place() {
     let ground = Ground::new();
@@ -522,18 +542,24 @@ fn who_lists_a_directory_goes_on_seeing_what_is_taken_away() {
     maker.does("put", ["/temporary", "text"]);
     maker.does("mkdir", ["/lock"]);
     assert_eq!(other.read("/temporary"), "text");
-    maker.does("mkdir", ["/looked-at"]);
+    for name in ["/looked-at", "/cleared"] {
+        maker.does("mkdir", [name]);
+    }
+    maker.does("put", ["/cleared/file", "text", "x"]);
     begins_to_remove(&mut lister, "/");
     assert!(lister.list("/looked-at").is_empty());
     for name in ["/lock", "/looked-at"] {
         maker.does("rmdir", [name]);
     }
+    // As a tool removes a temporary directory, and nobody a lock.
+    maker.does("remove", ["/cleared"]);
     maker.does("rename", ["/temporary", "/result"]);
     lister.does("status", ["/looked-at"]);
+    assert!(lister.list("/cleared").is_empty());
     assert_eq!(lister.read("/temporary"), "text");
     lister.refused(libc::ENOENT, "status", ["/lock"]);
     for agent in [&mut maker, &mut other] {
-        for name in ["/lock", "/looked-at", "/temporary"] {
+        for name in ["/lock", "/looked-at", "/cleared", "/temporary"] {
             agent.refused(libc::ENOENT, "status", [name]);
         }
     }
@@ -542,7 +568,7 @@ fn who_lists_a_directory_goes_on_seeing_what_is_taken_away() {
     eventually("it sees them no more", || {
         lister.list("/").iter().all(|name| name == "anchor" || name == "result")
     });
-    for name in ["/looked-at", "/temporary"] {
+    for name in ["/looked-at", "/cleared", "/temporary"] {
         lister.refused(libc::ENOENT, "status", [name]);
     }
     for agent in [maker, lister, other] {

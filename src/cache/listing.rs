@@ -212,8 +212,7 @@ impl Cache {
         // Between two directories he still removes the same tree.
         let counts = cached || gets_back && job.lists_any();
         if counts {
-            self.listings.fetch_add(1, Ordering::AcqRel);
-            job.begins_to_list(versioned.id.0);
+            self.begin_to_list(&job, versioned.id);
         }
         let open = Open::Directory(Mutex::new(Listing { stream: None, counts }));
         let handle = Handle { node: id, job, process, uid: caller.uid, user, open };
@@ -268,8 +267,7 @@ impl Cache {
         // Only those who list by this very handle wait for each other here.
         let mut listing = listing.lock();
         if !std::mem::replace(&mut listing.counts, true) {
-            self.listings.fetch_add(1, Ordering::AcqRel);
-            handle.job.begins_to_list(versioned.id.0);
+            self.begin_to_list(&handle.job, versioned.id);
         }
         let stream = match &mut listing.stream {
             Some(stream) => stream,

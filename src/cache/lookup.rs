@@ -99,13 +99,17 @@ impl Cache {
         }
         let folder = self.tree.get(parent)?;
         self.part(caller, &folder)?;
-        let (seen, valid) = self.see(caller, &folder, name)?;
+        let (mut seen, mut valid) = self.see(caller, &folder, name)?;
+        if self.wants_to_change(caller, &seen, valid) {
+            // In this order: what he is told is there stays there for him.
+            self.readers.job(caller);
+            self.return_live(seen);
+            (seen, valid) = self.see(caller, &folder, name)?;
+        }
         if let Some(step) = self.steps.of(caller) {
             let entry = self.next_step(caller, &folder, name, &seen, step);
             if !matches!(entry, Ok(None)) {
-                if let Seen::Live(live) = seen {
-                    self.give_back(live.node.id, 1);
-                }
+                self.return_live(seen);
                 return entry.map(|entry| {
                     entry.map_or(Lookup::Absent { valid: Duration::ZERO }, Lookup::Found)
                 });
@@ -125,6 +129,22 @@ impl Cache {
                 self.count_miss(&folder);
                 Ok(Lookup::Absent { valid })
             }
+        }
+    }
+
+    /// Whether one who has no job yet asks for a directory that the kernel knows well. It then has a reason to ask:
+    /// he makes a directory (`mkdir -p`), finds that it is there, and will rely on that.
+    fn wants_to_change(&self, caller: &Caller, seen: &Seen, valid: Duration) -> bool {
+        let Seen::Live(live) = seen else { return false };
+        valid == FOREVER
+            && self.tree.is_used_directory(live.node.id, 1)
+            && self.ushering.reader(caller).is_none()
+            && self.readers.known(caller).is_none()
+    }
+
+    fn return_live(&self, seen: Seen) {
+        if let Seen::Live(live) = seen {
+            self.give_back(live.node.id, 1);
         }
     }
 

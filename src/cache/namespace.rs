@@ -126,7 +126,7 @@ impl Cache {
         let (job, folder, change) = self.making(caller, parent, name)?;
         if !folder.versions(name).is_empty() {
             drop(change);
-            if self.bring_back(&folder, &directory, name)? {
+            if self.bring_back(&folder, &directory, name, (&job, How::Exclusively))? {
                 let mode = mode(permissions);
                 let flags = AtFlags::empty();
                 // Nothing is lost if that fails: it was made with a mode of its own.

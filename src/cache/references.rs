@@ -14,7 +14,7 @@ use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
 use rustix::fs::{FileType, OFlags};
 
 use super::Cache;
-use super::additions::{Added, How};
+use super::additions::How;
 use super::resolve::{errno, kind, open_at, status};
 use super::tree::{Kept, Node, RETIRED, known_name};
 use super::view::{Moment, Stage};
@@ -212,9 +212,7 @@ impl Cache {
             if !self.make_reached(job, &above)? {
                 return Ok(false);
             }
-            let added = Added::new(removed.id, (job.id, self.readers.tick()), How::Moved);
-            self.additions.note((above.id, known_name(&was.name)), added);
-            if !self.bring_back(&above, &directory, known_name(&was.name))? {
+            if !self.bring_back(&above, &directory, known_name(&was.name), (job, How::Moved))? {
                 return Ok(false);
             }
             self.tell_kernel_later(above.id, &was.name);
@@ -318,10 +316,8 @@ impl Cache {
         if node.kind == Kind::Directory && !self.hold_for_now(node.id, held) {
             return Ok(Restored::Nothing);
         }
-        // Before it is there: who removes the directory must not find what he can't know of.
-        let added = Added::new(node.id, (job.id, self.readers.tick()), How::Moved);
-        self.additions.note((folder.id, name), added);
-        self.return_to(&change, folder, &directory, name, (&node, &kept))?;
+        let by = (job, How::Moved);
+        self.return_to(&change, folder, &directory, name, (&node, &kept), by)?;
         drop(change);
         self.tell_kernel_later(folder.id, name.as_bytes());
         Ok(match node.kind {

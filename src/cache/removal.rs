@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use cachefs_mount::{Caller, Errno, Kind, Name, NodeId, RenameFlags, Result};
 use rustix::fs::{AtFlags, OFlags};
-use smallvec::SmallVec;
 
 use super::Cache;
 use super::additions::{Added, How};
@@ -73,17 +72,14 @@ impl Cache {
         if self.is_kept(job.id, at, (&folder, name), temporary) {
             return self.retire(&change, &folder, &directory, name, (at, job.id), true);
         }
+        let moving = self.moves.read();
         // Two who remove the same tree: a lock is not given up by going through its directory.
-        let listing = match job.is_listing(folder.id.0) {
-            true => self.listing_beside(&job, &folder, None),
-            false => SmallVec::new(),
-        };
-        if !listing.is_empty() {
+        if job.is_listing(folder.id.0) && self.is_listed_beside(&job, &folder, None) {
+            drop(moving);
             self.retire(&change, &folder, &directory, name, (at, job.id), true)?;
-            self.keep_while_listed(&change, &folder, name, listing);
+            self.keep_while_listed(&change, &job, &folder, name, None);
             return Ok(());
         }
-        let _moving = self.moves.read();
         rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::empty()).map_err(errno)?;
         self.unnamed(folder.id, name, victim)
     }
@@ -167,46 +163,43 @@ impl Cache {
         if node.kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
+        let is_live = victim.is_some();
         let at = self.moment_of_removal(caller, job, folder);
         let spared = self.has_spared_in(caller, job, node);
         let is_empty = spared || self.is_empty_for(job, job.reader(), node)?;
         // Notes as well that something was spared in the directory above.
-        if victim.is_some() && (self.is_spared(caller, job, (parent, folder), name) || spared) {
+        if is_live && (self.is_spared(caller, job, (parent, folder), name) || spared) {
             let again = self.has_to_come_again(caller, step, folder, name);
             return if again { Err(Errno::ESTALE) } else { Ok(()) };
         }
         let own = || self.is_own(job.id, (folder, name), node.id, |how| how == How::Exclusively);
-        let kept = victim.is_none()
+        let kept = !is_live
             || !is_empty
             || self.is_anything_seen_in(node)
             || self.is_kept(job.id, at, (folder, name), own);
-        let listing =
-            if kept { SmallVec::new() } else { self.listing_beside(job, folder, Some(node)) };
-        let kept = kept || !listing.is_empty();
-        if kept && self.has_to_come_again(caller, step, folder, name) {
+        let moving = self.moves.read();
+        let while_listed = !kept && self.is_listed_beside(job, folder, Some(node));
+        match victim {
+            Some(victim) if !kept && !while_listed => {
+                self.hide(change, folder, name, job.id);
+                rustix::fs::unlinkat(directory, name.as_bytes(), AtFlags::REMOVEDIR)
+                    .map_err(errno)?;
+                return self.unnamed(folder.id, name, victim);
+            }
+            _ => drop(moving),
+        }
+        if self.has_to_come_again(caller, step, folder, name) {
             return Err(Errno::ESTALE);
         }
         self.hide(change, folder, name, job.id);
-        match victim {
-            None => {
-                self.show_who_is_in(node);
-                Ok(())
-            }
-            Some(_) if kept => {
-                self.retire(change, folder, directory, name, (at, job.id), true)?;
-                if !listing.is_empty() {
-                    self.keep_while_listed(change, folder, name, listing);
-                }
-                self.show_who_is_in(node);
-                Ok(())
-            }
-            Some(victim) => {
-                let _moving = self.moves.read();
-                rustix::fs::unlinkat(directory, name.as_bytes(), AtFlags::REMOVEDIR)
-                    .map_err(errno)?;
-                self.unnamed(folder.id, name, victim)
-            }
+        if is_live {
+            self.retire(change, folder, directory, name, (at, job.id), true)?;
         }
+        if while_listed {
+            self.keep_while_listed(change, job, folder, name, Some(node));
+        }
+        self.show_who_is_in(node);
+        Ok(())
     }
 
     /// A directory was removed that is held here, and that others go on seeing.
@@ -368,20 +361,18 @@ impl Cache {
         });
         let at = self.readers.tick();
         let node = self.tree.find(moved);
-        let mut listing = SmallVec::new();
         let mut keeps = source.live
             && self.is_kept(job.id, at, (&folder, name), || {
                 self.is_own(job.id, (&folder, name), self.tree.number(moved), |_| true)
             });
-        if source.live && !keeps && !exchange {
-            listing = self.listing_beside(&job, &folder, None);
-            keeps = !listing.is_empty();
-        }
         let mut how = rustix::fs::RenameFlags::empty();
         how.set(rustix::fs::RenameFlags::EXCHANGE, exchange);
         let no_replace = flags.contains(RenameFlags::NO_REPLACE);
         how.set(rustix::fs::RenameFlags::NOREPLACE, no_replace);
         let moving = self.moves.read();
+        let while_listed =
+            source.live && !keeps && !exchange && self.is_listed_beside(&job, &folder, None);
+        keeps |= while_listed;
         let (at_name, to_name) = (&*source.name, new_name.as_bytes());
         if how.is_empty() {
             // Also for filesystems that know no flags.
@@ -413,8 +404,8 @@ impl Cache {
         let is_directory = node.as_ref().is_some_and(|node| node.kind == Kind::Directory);
         if keeps && !exchange {
             self.keep_moved(&folder, name, &source, node, (at, job.id))?;
-            if !listing.is_empty() {
-                self.keep_while_listed(&change, &folder, name, listing);
+            if while_listed {
+                self.keep_while_listed(&change, &job, &folder, name, None);
             }
         }
         // The kernel moves what it has cached of the old name, with the time for which it believes it.

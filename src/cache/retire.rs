@@ -407,6 +407,7 @@ impl Cache {
         folder: &Arc<Node>,
         directory: &OwnedFd,
         name: Name<'_>,
+        by: (&Job, How),
     ) -> Result<bool> {
         loop {
             let Some((node, kept)) = self.retired_directory(folder, name) else {
@@ -421,13 +422,13 @@ impl Cache {
             let change = self.names.change(folder.id, name.as_bytes());
             let still = self.retired_directory(folder, name);
             if still.is_some_and(|(_, now)| now.number == kept.number) {
-                self.return_to(&change, folder, directory, name, (&node, &kept))?;
+                self.return_to(&change, folder, directory, name, (&node, &kept), by)?;
                 return Ok(true);
             }
         }
     }
 
-    /// Gives what was removed its name back.
+    /// Gives what was removed its name back; by whom that is, and by doing what.
     pub(super) fn return_to(
         &self,
         _: &Change<'_>,
@@ -435,6 +436,7 @@ impl Cache {
         directory: &OwnedFd,
         name: Name<'_>,
         (node, kept): (&Node, &Kept),
+        (job, how): (&Job, How),
     ) -> Result<()> {
         let place = node.place().ok_or(Errno::ESTALE)?;
         {
@@ -448,6 +450,9 @@ impl Cache {
                 self.tree.remove_place(node, place.parent(), known_name(&place.name));
             }
         }
+        // After it is there, or who lists the directory before that would have to know of it; and before the
+        // name is unlocked, for which who removes the directory waits.
+        self.note_added(node.id, job, (folder.id, name), how);
         self.remove_retired(folder, name, node.id, kept.number);
         self.retired.records.lock().remove(&kept.number);
         Ok(())

@@ -205,8 +205,9 @@ impl Cache {
         job.has_spared_any() && job.has_spared(self.readers.process(caller), first.0, DECIDES)
     }
 
-    /// The other jobs that list a directory at this moment, and have listed that one in it, if it is one.
-    pub(super) fn listing_beside(
+    /// The other jobs that list a directory at this moment. If it is a directory that goes away in there, all of
+    /// them where `job` has listed that (and so removes a tree, and no lock), else those who have.
+    fn listing_beside(
         &self,
         job: &Job,
         folder: &Node,
@@ -215,6 +216,7 @@ impl Cache {
         if self.listings.load(Ordering::Acquire) == 0 {
             return SmallVec::new();
         }
+        let inside = inside.filter(|inside| job.listed(inside.id.0).is_none());
         let jobs = self.readers.all().into_iter();
         let listing = jobs.filter(|other| {
             other.id != job.id
@@ -224,19 +226,41 @@ impl Cache {
         listing.map(|other| other.id).collect()
     }
 
+    /// Whether what goes away in a directory has to be kept for others who list it. The answer is true for as
+    /// long as [`Cache::moves`] is locked.
+    pub(super) fn is_listed_beside(
+        &self,
+        job: &Job,
+        folder: &Node,
+        inside: Option<&Arc<Node>>,
+    ) -> bool {
+        !self.listing_beside(job, folder, inside).is_empty()
+    }
+
+    /// A job begins to list a directory.
+    pub(super) fn begin_to_list(&self, job: &Job, folder: NodeId) {
+        self.listings.fetch_add(1, Ordering::AcqRel);
+        job.begins_to_list(folder.0);
+        // Whoever has found that nobody lists it takes away what he is about to, and it is not in the listing.
+        drop(self.moves.write());
+    }
+
     /// What was just kept under a name is kept for those only who list the directory, and while they do.
     ///
     /// Who lists a directory that others work in meets names in it that are gone by the time he looks at them
     /// (temporary ones mostly), and most programs that remove trees fail at that. Only what was renamed is
-    /// kept, directories that he has listed, and what is removed by another one who lists the directory: other
-    /// names may be locks, for the end of which he waits.
+    /// kept, directories that he or the remover has listed, and what is removed by another one who lists the
+    /// directory: other names may be locks, for the end of which he waits.
     pub(super) fn keep_while_listed(
         &self,
         change: &Change<'_>,
+        remover: &Job,
         folder: &Node,
         name: Name<'_>,
-        listing: SmallVec<[u64; 1]>,
+        inside: Option<&Arc<Node>>,
     ) {
+        // Also who has begun to list it in between.
+        let listing = self.listing_beside(remover, folder, inside);
         self.keep_only_for(change, folder, name, &listing);
         for job in listing {
             let mut listed = self.kept_while_listed.entry((job, folder.id.0)).or_default();

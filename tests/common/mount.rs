@@ -453,8 +453,7 @@ impl Drop for Mount {
 /// Whether `cachefs umount` has done its part: a mount namespace that another test makes has copies of all mounts,
 /// and the daemon ends when that does.
 fn has_unmounted(said: &Finished) -> bool {
-    said.status.success()
-        || said.stderr.contains("is unmounted here, but containers still have it")
+    said.status.success() || said.stderr.contains("is unmounted here, but containers still have it")
 }
 
 impl Running {
