@@ -521,16 +521,15 @@ fn who_removes_by_a_descriptor_does_not_remove_what_was_moved_away() {
     remover.does("rmdir", ["@d/code"]);
     remover.does("close", ["d"]);
     remover.does("rmdir", ["/.tmp"]);
-    remover.end();
     let mut later = ground.agent();
     for agent in [&mut installer, &mut later] {
         assert_eq!(agent.list(&product), ["a", "b", "code"]);
         assert_eq!(agent.read(&format!("{product}/code/c")), "code/c");
     }
-    // Nor is it spared from one who means it where it is now.
-    later.does("remove", [&product]);
-    later.end();
-    ground.agent().refused(libc::ENOENT, "status", [&product]);
+    // Nor is it spared from him when he comes to where it is now.
+    remover.does("remove", ["/archive"]);
+    remover.end();
+    ground.agent().refused(libc::ENOENT, "status", ["/archive"]);
 }
 
 /// What a job made and takes away again is seen by nobody else, but by those who list the directory: until they
@@ -587,8 +586,16 @@ fn who_removes_a_tree_goes_on_seeing_what_was_in_directories_that_it_has_closed(
     for name in ["/tree/temporary", "/tree/later"] {
         maker.does("put", [name, "text"]);
     }
+    for name in ["/tree/scratch", "/tree/uv.lock"] {
+        maker.does("put", [name, "text", "x"]);
+    }
     begins_to_remove(&mut remover, "/tree");
     remover.does("unlink", ["/tree/old"]);
+    for name in ["/tree/scratch", "/tree/uv.lock"] {
+        maker.does("unlink", [name]);
+    }
+    remover.does("unlink", ["/tree/scratch"]);
+    remover.refused(libc::ENOENT, "unlink", ["/tree/uv.lock"]);
     maker.does("rename", ["/tree/temporary", "/tree/result"]);
     remover.does("open", ["deep", "/tree/deep", "directory"]);
     assert_eq!(remover.list("@deep"), ["old"]);
@@ -633,6 +640,32 @@ fn who_lists_a_directory_goes_on_seeing_what_another_removes_who_lists_it() {
         remover.does("rmdir", ["/tree"]);
     }
     for agent in [maker, one, two] {
+        agent.end();
+    }
+    ground.reclaimed();
+}
+
+/// Or two would build in one directory.
+#[test]
+fn a_lock_that_is_held_is_one_still_where_somebody_removes_all_around_it() {
+    let ground = Ground::new();
+    ground.shell("mkdir build; echo >build/.lock; echo >build/source");
+    let [mut holder, mut waiter, mut remover, mut later] = ground.agents();
+    holder.does("open", ["lock", "/build/.lock", "r+"]);
+    holder.does("flock", ["lock", "EX"]);
+    waiter.does("open", ["anchor", "/anchor", "r"]);
+    begins_to_remove(&mut remover, "/build");
+    for name in [".lock", "source"] {
+        remover.does("unlink", [&format!("/build/{name}")]);
+    }
+    remover.does("rmdir", ["/build"]);
+    remover.does("close", ["d"]);
+    waiter.does("open", ["lock", "/build/.lock", "r+"]);
+    waiter.refused(libc::EAGAIN, "flock", ["lock", "EX"]);
+    later.refused(libc::ENOENT, "status", ["/build"]);
+    holder.does("close", ["lock"]);
+    waiter.does("flock", ["lock", "EX"]);
+    for agent in [holder, waiter, remover, later] {
         agent.end();
     }
     ground.reclaimed();

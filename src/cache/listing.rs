@@ -262,6 +262,8 @@ impl Cache {
         let versioned = self.tree.versioned(&node);
         if offset == 0 {
             handle.job.note_listed(versioned.id.0, self.readers.tick(), handle.process);
+            // Whoever removes what he lists now means it.
+            handle.job.forget_spared(self.tree.number(versioned.key()).0);
             self.drop_kept_while_listed(handle.job.id, versioned.id);
         }
         // Only those who list by this very handle wait for each other here.

@@ -13,6 +13,7 @@ use super::lookup::{Seen, Step};
 use super::name_locks::Change;
 use super::own::is_hidden_from;
 use super::resolve::{errno, key, kind, open_at, status};
+use super::spared::Gone;
 use super::spill::is_gone;
 use super::tree::{FileKey, Node, RETIRED, USERS};
 use super::view::{self, Moment, Reader};
@@ -62,22 +63,31 @@ impl Cache {
         }
         self.hide(&change, &folder, name, job.id);
         let node = self.tree.find(key(&status));
+        let is_held = node.as_ref().is_some_and(|node| node.is_open() && self.is_locked(node.id));
+        let in_passing = job.is_listing(folder.id.0);
         // A lock, or what somebody made for himself.
         let temporary = || {
             let made = |how| matches!(how, How::Exclusively | How::Shared);
-            let locked = |node: &Arc<Node>| node.is_open() && self.is_locked(node.id);
-            node.as_ref().is_some_and(locked)
-                || self.is_own(job.id, (&folder, name), self.tree.number(key(&status)), made)
+            is_held || self.is_own(job.id, (&folder, name), self.tree.number(key(&status)), made)
         };
-        if self.is_kept(job.id, at, (&folder, name), temporary) {
+        // A lock is not given up by going through its directory: who holds it, and who waits for it, goes on.
+        let kept = match is_held && in_passing {
+            true => self.anybody_began_before(job.id, at),
+            false => self.is_kept(job.id, at, (&folder, name), temporary),
+        };
+        if kept {
             return self.retire(&change, &folder, &directory, name, (at, job.id), true);
         }
         let moving = self.moves.read();
-        // Two who remove the same tree: a lock is not given up by going through its directory.
-        if job.is_listing(folder.id.0) && self.is_listed_beside(&job, &folder, None) {
+        let gone = match in_passing {
+            true => Gone::InPassing,
+            false if is_held || self.is_lock(&folder, name) => Gone::Lock,
+            false => Gone::File,
+        };
+        if self.is_listed_beside(&job, &folder, gone) {
             drop(moving);
             self.retire(&change, &folder, &directory, name, (at, job.id), true)?;
-            self.keep_while_listed(&change, &job, &folder, name, None);
+            self.keep_while_listed(&change, &job, &folder, name, gone);
             return Ok(());
         }
         rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::empty()).map_err(errno)?;
@@ -167,8 +177,10 @@ impl Cache {
         let at = self.moment_of_removal(caller, job, folder);
         let spared = self.has_spared_in(caller, job, node);
         let is_empty = spared || self.is_empty_for(job, job.reader(), node)?;
-        // Notes as well that something was spared in the directory above.
         if is_live && (self.is_spared(caller, job, (parent, folder), name) || spared) {
+            // So is something in the directory above.
+            let above = self.tree.number(folder.key());
+            job.note_spared(&[above.0], self.readers.process(caller));
             let again = self.has_to_come_again(caller, step, folder, name);
             return if again { Err(Errno::ESTALE) } else { Ok(()) };
         }
@@ -178,7 +190,7 @@ impl Cache {
             || self.is_anything_seen_in(node)
             || self.is_kept(job.id, at, (folder, name), own);
         let moving = self.moves.read();
-        let while_listed = !kept && self.is_listed_beside(job, folder, Some(node));
+        let while_listed = !kept && self.is_listed_beside(job, folder, Gone::Directory(node));
         match victim {
             Some(victim) if !kept && !while_listed => {
                 self.hide(change, folder, name, job.id);
@@ -196,7 +208,7 @@ impl Cache {
             self.retire(change, folder, directory, name, (at, job.id), true)?;
         }
         if while_listed {
-            self.keep_while_listed(change, job, folder, name, Some(node));
+            self.keep_while_listed(change, job, folder, name, Gone::Directory(node));
         }
         self.show_who_is_in(node);
         Ok(())
@@ -370,8 +382,10 @@ impl Cache {
         let no_replace = flags.contains(RenameFlags::NO_REPLACE);
         how.set(rustix::fs::RenameFlags::NOREPLACE, no_replace);
         let moving = self.moves.read();
-        let while_listed =
-            source.live && !keeps && !exchange && self.is_listed_beside(&job, &folder, None);
+        let while_listed = source.live
+            && !keeps
+            && !exchange
+            && self.is_listed_beside(&job, &folder, Gone::InPassing);
         keeps |= while_listed;
         let (at_name, to_name) = (&*source.name, new_name.as_bytes());
         if how.is_empty() {
@@ -405,7 +419,7 @@ impl Cache {
         if keeps && !exchange {
             self.keep_moved(&folder, name, &source, node, (at, job.id))?;
             if while_listed {
-                self.keep_while_listed(&change, &job, &folder, name, None);
+                self.keep_while_listed(&change, &job, &folder, name, Gone::InPassing);
             }
         }
         // The kernel moves what it has cached of the old name, with the time for which it believes it.

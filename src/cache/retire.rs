@@ -187,9 +187,12 @@ impl Cache {
         (folder, name): (&Arc<Node>, Name<'_>),
         temporary: impl FnOnce() -> bool,
     ) -> bool {
+        self.anybody_began_before(job, at) && !self.is_lock(folder, name) && !temporary()
+    }
+
+    /// Whether another job runs that began before that moment.
+    pub(super) fn anybody_began_before(&self, job: u64, at: Moment) -> bool {
         self.readers.oldest_besides(job).is_some_and(|began| began < at)
-            && !self.is_lock(folder, name)
-            && !temporary()
     }
 
     /// Whether a name is one by which tools lock; not where the directory was renamed since the daemon

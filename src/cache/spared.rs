@@ -48,6 +48,19 @@ struct Naming {
     by: u64,
 }
 
+/// What goes away in a directory that others may list. A name may be a lock, for the end of which somebody waits.
+#[derive(Clone, Copy)]
+pub(super) enum Gone<'a> {
+    /// What was renamed, or what its remover has come to by listing the directory: none of these gives up a lock.
+    InPassing,
+    /// A lock.
+    Lock,
+    /// A file, of which one who removes what he lists does not wait for the end.
+    File,
+    /// A directory. One that has been listed is no lock.
+    Directory(&'a Arc<Node>),
+}
+
 /// Which directories are named where.
 pub(super) struct Namings {
     hasher: RandomState,
@@ -205,36 +218,28 @@ impl Cache {
         job.has_spared_any() && job.has_spared(self.readers.process(caller), first.0, DECIDES)
     }
 
-    /// The other jobs that list a directory at this moment. If it is a directory that goes away in there, all of
-    /// them where `job` has listed that (and so removes a tree, and no lock), else those who have.
-    fn listing_beside(
-        &self,
-        job: &Job,
-        folder: &Node,
-        inside: Option<&Arc<Node>>,
-    ) -> SmallVec<[u64; 1]> {
+    /// The other jobs that list a directory at this moment, and would stumble over what goes away in it.
+    fn listing_beside(&self, job: &Job, folder: &Node, gone: Gone<'_>) -> SmallVec<[u64; 1]> {
         if self.listings.load(Ordering::Acquire) == 0 {
             return SmallVec::new();
         }
-        let inside = inside.filter(|inside| job.listed(inside.id.0).is_none());
-        let jobs = self.readers.all().into_iter();
-        let listing = jobs.filter(|other| {
-            other.id != job.id
-                && other.is_listing(folder.id.0)
-                && inside.is_none_or(|inside| other.listed(inside.id.0).is_some())
-        });
+        let stumbles = |other: &Job| match gone {
+            Gone::InPassing => true,
+            Gone::Lock => false,
+            Gone::File => other.has_removed(),
+            Gone::Directory(it) => job.listed(it.id.0).is_some() || other.listed(it.id.0).is_some(),
+        };
+        let listing =
+            self.readers.all().into_iter().filter(|other| {
+                other.id != job.id && other.is_listing(folder.id.0) && stumbles(other)
+            });
         listing.map(|other| other.id).collect()
     }
 
     /// Whether what goes away in a directory has to be kept for others who list it. The answer is true for as
     /// long as [`Cache::moves`] is locked.
-    pub(super) fn is_listed_beside(
-        &self,
-        job: &Job,
-        folder: &Node,
-        inside: Option<&Arc<Node>>,
-    ) -> bool {
-        !self.listing_beside(job, folder, inside).is_empty()
+    pub(super) fn is_listed_beside(&self, job: &Job, folder: &Node, gone: Gone<'_>) -> bool {
+        !self.listing_beside(job, folder, gone).is_empty()
     }
 
     /// A job begins to list a directory.
@@ -248,19 +253,17 @@ impl Cache {
     /// What was just kept under a name is kept for those only who list the directory, and while they do.
     ///
     /// Who lists a directory that others work in meets names in it that are gone by the time he looks at them
-    /// (temporary ones mostly), and most programs that remove trees fail at that. Only what was renamed is
-    /// kept, directories that he or the remover has listed, and what is removed by another one who lists the
-    /// directory: other names may be locks, for the end of which he waits.
+    /// (temporary ones mostly), and most programs that remove trees fail at that.
     pub(super) fn keep_while_listed(
         &self,
         change: &Change<'_>,
         remover: &Job,
         folder: &Node,
         name: Name<'_>,
-        inside: Option<&Arc<Node>>,
+        gone: Gone<'_>,
     ) {
         // Also who has begun to list it in between.
-        let listing = self.listing_beside(remover, folder, inside);
+        let listing = self.listing_beside(remover, folder, gone);
         self.keep_only_for(change, folder, name, &listing);
         for job in listing {
             let mut listed = self.kept_while_listed.entry((job, folder.id.0)).or_default();

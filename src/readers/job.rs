@@ -129,6 +129,13 @@ impl Job {
         }
     }
 
+    /// It begins anew to remove what is in that directory, if it does.
+    pub fn forget_spared(&self, directory: u64) {
+        if self.has_spared_any() {
+            self.spared.lock().pop(&directory);
+        }
+    }
+
     /// Whether that process has removed something in vain that lies in that directory, no longer ago
     /// than `within`.
     pub fn has_spared(&self, process: u32, directory: u64, within: Duration) -> bool {
