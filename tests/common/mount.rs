@@ -260,6 +260,13 @@ impl Mount {
         assert!(gone, "the daemon still runs {PATIENCE:?} after its mount went\n{}", self.log());
     }
 
+    /// Waits until the daemon has ended by itself, as the mount was taken away; the directories stay.
+    #[track_caller]
+    pub(crate) fn ended(&mut self) {
+        let running = self.running.take().expect("not mounted");
+        assert!(running.wait_until_gone(), "the daemon still runs\n{}", self.log());
+    }
+
     /// Kills the daemon as a crash would (SIGKILL) and detaches what it leaves behind; the directories stay.
     #[track_caller]
     pub(crate) fn kill(&mut self) {
@@ -453,8 +460,7 @@ impl Drop for Mount {
 /// Whether `cachefs umount` has done its part: a mount namespace that another test makes has copies of all mounts,
 /// and the daemon ends when that does.
 fn has_unmounted(said: &Finished) -> bool {
-    said.status.success()
-        || said.stderr.contains("is unmounted here, but containers still have it")
+    said.status.success() || said.stderr.contains("is unmounted here, but containers still have it")
 }
 
 impl Running {

@@ -1,6 +1,8 @@
 //! Linux: a volume shown through FUSE.
 //!
-//! fuser reads, parses and answers; mounting and unmounting are our own (`mountpoint`), because a
+//! fuser reads, parses and answers what comes through `/dev/fuse` (`adapter`). Where the kernel can bring
+//! requests over io_uring, most come that way instead (`uring`). Either way they end in the same calls of the
+//! volume (`operations`). Mounting and unmounting are our own (`mountpoint`), because a
 //! mount has to outlive mistakes: it is found again by its device number, never by its path alone,
 //! so that nobody else's mount on the same path is taken away.
 
@@ -284,16 +286,7 @@ fn serve<V: Volume>(
     let mut config = fuser::Config::default();
     config.acl = fuser::SessionACL::All;
     config.n_threads = Some(options.threads.max(1));
-    let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config);
-    let (session, rings) = match (session, rings) {
-        (Ok(session), rings) => (session, rings),
-        (Err(error), rings) => {
-            if let Some(rings) = rings {
-                rings.end();
-            }
-            return Err(error);
-        }
-    };
+    let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)?;
     let mut features = agreed.get().copied().unwrap_or_default();
     let notifier = Notifier {
         device: Arc::downgrade(&second),
@@ -308,9 +301,7 @@ fn serve<V: Volume>(
         if let Err(error) = session.run() {
             tracing::error!(%error, "the connection to the kernel broke");
         }
-        if let Some(rings) = rings {
-            rings.end();
-        }
+        drop(rings);
     })?;
     let requests = Box::new(move || operations.counters.list());
     Ok((features, requests, server))
@@ -321,11 +312,7 @@ fn begin<V: Volume>(
     rings: Option<Rings<V>>,
     features: &mut Features,
 ) -> io::Result<Option<Rings<V>>> {
-    let Some(rings) = rings else { return Ok(None) };
-    if !features.io_uring {
-        rings.end();
-        return Ok(None);
-    }
+    let Some(rings) = rings.filter(|_| features.io_uring) else { return Ok(None) };
     match rings.begin() {
         Ok(rings) => Ok(Some(rings)),
         Err(refusal @ Refusal::Kernel(_)) => {

@@ -25,6 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::thread::CpuSet;
@@ -100,11 +101,18 @@ struct Hall<V> {
     left: Condvar,
 }
 
-/// The threads that serve a connection; they end with it.
+/// The threads that serve a connection; they end with it. Dropping it ends them, and waits for all but those
+/// that serve something that takes long.
 pub(super) struct Rings<V> {
     hall: Arc<Hall<V>>,
-    go_on: UnixStream,
-    begun: Vec<Begun>,
+    go_on: Option<UnixStream>,
+    /// The first of each queue.
+    first: Vec<Started>,
+}
+
+struct Started {
+    begun: Begun,
+    thread: JoinHandle<()>,
 }
 
 /// Why requests don't come over io_uring.
@@ -145,16 +153,12 @@ impl<V: Volume> Rings<V> {
             present: Mutex::new(0),
             left: Condvar::new(),
         };
-        let mut rings = Rings { hall: Arc::new(hall), go_on, begun: Vec::new() };
+        let mut rings = Rings { hall: Arc::new(hall), go_on: Some(go_on), first: Vec::new() };
         for number in 0..queues {
-            let begun = rings.hall.start(number).map_err(Refusal::Own);
-            match begun.and_then(|begun| heard(&begun).map(|()| begun)) {
-                Ok(begun) => rings.begun.push(begun),
-                Err(error) => {
-                    rings.end();
-                    return Err(error);
-                }
-            }
+            let first = rings.hall.start(number)?;
+            let made = heard(&first.begun);
+            rings.first.push(first);
+            made?;
         }
         Ok(rings)
     }
@@ -163,24 +167,23 @@ impl<V: Volume> Rings<V> {
     /// refused: then the threads are gone.
     pub(super) fn begin(self) -> Result<Rings<V>, Refusal> {
         self.hall.tell(true);
-        // All, so that each has had its answer when they are ended.
-        let told: Vec<_> = self.begun.iter().map(heard).collect();
-        match told.into_iter().find_map(Result::err) {
-            None => Ok(self),
-            Some(error) => {
-                self.end();
-                Err(error)
+        self.first.iter().try_for_each(|first| heard(&first.begun))?;
+        Ok(self)
+    }
+}
+
+impl<V> Drop for Rings<V> {
+    fn drop(&mut self) {
+        let begun = self.hall.tell(false);
+        self.go_on = None;
+        if !begun {
+            for Started { thread, .. } in self.first.drain(..) {
+                // Its panics are logged where they happen.
+                let _ = thread.join();
             }
         }
-    }
-
-    /// Ends all threads, and waits for those that don't serve something that takes long.
-    pub(super) fn end(self) {
-        let Rings { hall, go_on, .. } = self;
-        hall.tell(false);
-        drop(go_on);
-        let mut present = hall.present.lock();
-        hall.left.wait_while(&mut present, |present| *present > 0);
+        let mut present = self.hall.present.lock();
+        self.hall.left.wait_while(&mut present, |present| *present > 0);
     }
 }
 
@@ -210,9 +213,11 @@ impl<V> Hall<V> {
         self.left.notify_all();
     }
 
-    fn tell(&self, begin: bool) {
-        *self.begin.lock() = Some(begin);
+    /// Says whether the kernel may be told; whether that was so before.
+    fn tell(&self, begin: bool) -> bool {
+        let before = self.begin.lock().replace(begin);
         self.known.notify_all();
+        before == Some(true)
     }
 
     /// Waits until it is known whether the kernel may be told of entries.
@@ -225,12 +230,12 @@ impl<V> Hall<V> {
 
 impl<V: Volume> Hall<V> {
     /// Starts a thread for this queue.
-    fn start(self: &Arc<Self>, number: u16) -> io::Result<Begun> {
+    fn start(self: &Arc<Self>, number: u16) -> io::Result<Started> {
         let (tell, begun) = channel();
         let present = Present::new(self.clone());
         let thread = std::thread::Builder::new().name(format!("queue-{number}"));
-        thread.spawn(move || work(&present.0, number, &tell))?;
-        Ok(begun)
+        let thread = thread.spawn(move || work(&present.0, number, &tell))?;
+        Ok(Started { begun, thread })
     }
 
     /// Has so many more entries in this queue than what takes long keeps, as far as that can be; those that
@@ -247,7 +252,8 @@ impl<V: Volume> Hall<V> {
                 return;
             }
             let begun = self.start(number).map_err(Refusal::Own);
-            let begun = begun.and_then(|begun| heard(&begun).and_then(|()| heard(&begun)));
+            let begun =
+                begun.and_then(|Started { begun, .. }| heard(&begun).and_then(|()| heard(&begun)));
             if let Err(error) = begun {
                 queue.threads.fetch_sub(1, Ordering::AcqRel);
                 tracing::debug!(%error, queue = number, "no more threads for requests");
