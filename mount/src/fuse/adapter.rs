@@ -59,7 +59,7 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
 
     fn lookup(&self, r: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (caller, parent) = (convert::caller(r), convert::node(parent));
-        if !self.operations.volume.takes_long(&caller) {
+        if !self.operations.takes_long(&caller) {
             return found(self.operations.lookup(&caller, parent, name), reply);
         }
         let (operations, name) = (self.operations.clone(), name.to_owned());

@@ -67,6 +67,11 @@ impl<V: Volume> Operations<V> {
         })
     }
 
+    /// Whether the next lookup of this caller may take so long that others must not wait for it.
+    pub(super) fn takes_long(&self, caller: &Caller) -> bool {
+        catch_unwind(AssertUnwindSafe(|| self.volume.takes_long(caller))).unwrap_or(false)
+    }
+
     pub(super) fn lookup(&self, caller: &Caller, parent: NodeId, name: &OsStr) -> Result<Lookup> {
         self.ask(Op::Lookup, |v| named(name, |n| v.lookup(caller, parent, n)))
     }

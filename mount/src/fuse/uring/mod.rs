@@ -238,8 +238,9 @@ impl<V: Volume> Hall<V> {
         Ok(Started { begun, thread })
     }
 
-    /// Has so many more entries in this queue than what takes long keeps, as far as that can be; those that
-    /// it lacked are there when this returns.
+    /// Has [`QUICK`] more entries in this queue than what takes long keeps, as far as that can be; those that
+    /// it lacked are there when this returns. What came when there was none is taken up by the next answer in
+    /// this queue, not by a new entry: so there has to be a spare one before it is needed.
     fn grow(self: &Arc<Self>, number: u16) {
         let queue = &self.queues[usize::from(number)];
         loop {
@@ -285,7 +286,7 @@ fn work<V: Volume>(hall: &Arc<Hall<V>>, number: u16, tell: &Sender<Result<(), Re
         Err(error) => return say(Err(error.into())),
     };
     say(Ok(()));
-    let bound = bind(number);
+    bind(number);
     if !hall.may_begin() {
         return;
     }
@@ -293,10 +294,7 @@ fn work<V: Volume>(hall: &Arc<Hall<V>>, number: u16, tell: &Sender<Result<(), Re
         Ok(()) => say(Ok(())),
         Err(error) => return say(Err(error)),
     }
-    if bound {
-        // Not for processors that are not there.
-        hall.grow(number);
-    }
+    let mut asked = false;
     loop {
         let request = match entry.next() {
             Ok(Next::Asked(request)) => request,
@@ -306,6 +304,11 @@ fn work<V: Volume>(hall: &Arc<Hall<V>>, number: u16, tell: &Sender<Result<(), Re
                 return;
             }
         };
+        if !asked {
+            // Not before, for processors that are not there.
+            asked = true;
+            hall.grow(number);
+        }
         let operations = &hall.operations;
         let payload = entry.payload();
         let mut serve = || {
@@ -322,15 +325,14 @@ fn work<V: Volume>(hall: &Arc<Hall<V>>, number: u16, tell: &Sender<Result<(), Re
     }
 }
 
-/// Binds the calling thread to a processor; false if there is none by this number that it may use. Then
-/// it serves nevertheless: another may come, and a queue has to have somebody.
-fn bind(processor: u16) -> bool {
-    let mut set = CpuSet::new();
-    if usize::from(processor) >= CpuSet::MAX_CPU {
-        return false;
+/// Binds the calling thread to a processor, if there is one by this number that it may use. It serves in
+/// any case: a queue has to have somebody, and the processor may come.
+fn bind(processor: u16) {
+    if usize::from(processor) < CpuSet::MAX_CPU {
+        let mut set = CpuSet::new();
+        set.set(processor.into());
+        let _ = rustix::thread::sched_setaffinity(None, &set);
     }
-    set.set(processor.into());
-    rustix::thread::sched_setaffinity(None, &set).is_ok()
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ mod opcode {
 pub(super) fn is_slow<V: Volume>(operations: &Operations<V>, request: &Request) -> bool {
     match request.opcode {
         opcode::FSYNC | opcode::FSYNCDIR | opcode::FALLOCATE | opcode::COPY_FILE_RANGE => true,
-        opcode::LOOKUP => operations.volume.takes_long(&request.caller),
+        opcode::LOOKUP => operations.takes_long(&request.caller),
         _ => false,
     }
 }
