@@ -1,19 +1,21 @@
 //! Requests that come over io_uring, where the kernel has that (Linux 6.14): then a request is served on the
 //! processor it was made on, and its answer asks for the next one in the same call.
 //!
-//! The kernel has a queue for each processor, and in it entries, each good for one request at a time. Here
-//! an [`Entry`](entry::Entry) belongs to a thread, which is bound to the queue's processor and serves what
-//! comes in its entry, from the first byte to the last: nothing is handed over.
+//! The kernel has a queue for each processor, and in it entries, each good for one request at a time. A
+//! thread that serves requests has one [`Entry`], and is bound to the queue's processor: it serves what comes
+//! in its entry from the first byte to the last, and nothing is handed over.
 //!
-//! So a request that takes long keeps its entry. A queue has more of them than such requests, and when one
-//! begins that would leave too few, another is made first: whoever asks for something quick does not wait.
-//! Entries can't be given back to the kernel before the connection ends; they stay, as many as were needed
-//! at once.
+//! So a request that takes long keeps its thread and its entry, and others must not wait for it. Therefore each
+//! queue has more entries than threads. The kernel takes the entry that came back last. Those that were never
+//! used are in the ring of one more thread, the doorkeeper, so that it has a request just when all others are
+//! busy; it starts another thread, which gets the entry with the request in it, answers by a ring of its own,
+//! and has the entry from then on. (An entry that is told to the kernel only then would not do: requests that
+//! wait already are not given to new entries.)
 //!
 //! What nobody waits for (`FORGET`), what is asked before the rings are ready (`INIT`), and what we tell the
 //! kernel, goes through the device as ever.
 
-mod entry;
+mod ring;
 mod serve;
 mod wire;
 
@@ -23,25 +25,22 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::thread::CpuSet;
 
-use self::entry::{Entry, Next};
+use self::ring::{Entry, Next, Ring};
 use super::operations::Operations;
 use crate::{Errno, Volume};
 
 /// The most bytes that a request brings or takes beside its header.
 const PAYLOAD: usize = super::negotiate::MAX_IO as usize;
 
-/// How many entries of a queue are not to be kept by what takes long.
-const QUICK: usize = 2;
-
-/// The most entries of a queue. What takes long beyond that delays others.
-const MOST: usize = 64;
+/// How many entries a queue has, and so how many threads at most beside its doorkeeper. They take memory as far
+/// as they were used.
+const ENTRIES: u16 = 64;
 
 /// Whether the kernel has it, and is allowed to use it; how many queues it wants: one for each processor
 /// that it could have. To be asked before the daemon gives up reading such files.
@@ -70,27 +69,10 @@ fn queues(possible: &str) -> Option<u16> {
     }
 }
 
-/// A queue's threads.
-#[derive(Debug)]
-struct Queue {
-    /// How many there are, and will be in a moment.
-    threads: AtomicUsize,
-    /// How many serve what takes long.
-    slow: AtomicUsize,
-}
-
-impl Queue {
-    /// With the first, which is made in any case.
-    fn new() -> Queue {
-        Queue { threads: AtomicUsize::new(1), slow: AtomicUsize::new(0) }
-    }
-}
-
 /// What all threads share.
 struct Hall<V> {
     operations: Arc<Operations<V>>,
     device: Arc<OwnedFd>,
-    queues: Box<[Queue]>,
     /// Its other end is closed when all shall end.
     stop: UnixStream,
     /// Whether the kernel may be told of entries; none while that is not known.
@@ -106,8 +88,8 @@ struct Hall<V> {
 pub(super) struct Rings<V> {
     hall: Arc<Hall<V>>,
     go_on: Option<UnixStream>,
-    /// The first of each queue.
-    first: Vec<Started>,
+    /// The doorkeeper of each queue.
+    doorkeepers: Vec<Started>,
 }
 
 struct Started {
@@ -135,7 +117,7 @@ fn heard(begun: &Begun) -> Result<(), Refusal> {
 }
 
 impl<V: Volume> Rings<V> {
-    /// Makes a thread and an entry for each queue, of which the kernel does not know yet: whatever could
+    /// Makes a thread and entries for each queue, of which the kernel does not know yet: whatever could
     /// fail has to before it is promised.
     pub(super) fn prepare(
         operations: Arc<Operations<V>>,
@@ -146,18 +128,17 @@ impl<V: Volume> Rings<V> {
         let hall = Hall {
             operations,
             device,
-            queues: (0..queues).map(|_| Queue::new()).collect(),
             stop,
             begin: Mutex::new(None),
             known: Condvar::new(),
             present: Mutex::new(0),
             left: Condvar::new(),
         };
-        let mut rings = Rings { hall: Arc::new(hall), go_on: Some(go_on), first: Vec::new() };
+        let mut rings = Rings { hall: Arc::new(hall), go_on: Some(go_on), doorkeepers: Vec::new() };
         for number in 0..queues {
-            let first = rings.hall.start(number)?;
-            let made = heard(&first.begun);
-            rings.first.push(first);
+            let started = rings.hall.start(number)?;
+            let made = heard(&started.begun);
+            rings.doorkeepers.push(started);
             made?;
         }
         Ok(rings)
@@ -167,7 +148,7 @@ impl<V: Volume> Rings<V> {
     /// refused: then the threads are gone.
     pub(super) fn begin(self) -> Result<Rings<V>, Refusal> {
         self.hall.tell(true);
-        self.first.iter().try_for_each(|first| heard(&first.begun))?;
+        self.doorkeepers.iter().try_for_each(|started| heard(&started.begun))?;
         Ok(self)
     }
 }
@@ -177,7 +158,7 @@ impl<V> Drop for Rings<V> {
         let begun = self.hall.tell(false);
         self.go_on = None;
         if !begun {
-            for Started { thread, .. } in self.first.drain(..) {
+            for Started { thread, .. } in self.doorkeepers.drain(..) {
                 // Its panics are logged where they happen.
                 let _ = thread.join();
             }
@@ -228,98 +209,123 @@ impl<V> Hall<V> {
     }
 }
 
+/// A request that waits in its entry for a thread.
+struct Job {
+    entry: Entry,
+    ring: Ring,
+}
+
 impl<V: Volume> Hall<V> {
-    /// Starts a thread for this queue.
+    /// Starts the doorkeeper of this queue.
     fn start(self: &Arc<Self>, number: u16) -> io::Result<Started> {
         let (tell, begun) = channel();
         let present = Present::new(self.clone());
         let thread = std::thread::Builder::new().name(format!("queue-{number}"));
-        let thread = thread.spawn(move || work(&present.0, number, &tell))?;
+        let thread = thread.spawn(move || keep_the_door(&present.0, number, &tell))?;
         Ok(Started { begun, thread })
     }
 
-    /// Has [`QUICK`] more entries in this queue than what takes long keeps, as far as that can be; those that
-    /// it lacked are there when this returns. What came when there was none is taken up by the next answer in
-    /// this queue, not by a new entry: so there has to be a spare one before it is needed.
-    fn grow(self: &Arc<Self>, number: u16) {
-        let queue = &self.queues[usize::from(number)];
-        loop {
-            let lacks = |threads: usize| {
-                let wanted = queue.slow.load(Ordering::Acquire) + QUICK;
-                (threads < wanted.min(MOST)).then_some(threads + 1)
-            };
-            let counted = queue.threads.fetch_update(Ordering::AcqRel, Ordering::Acquire, lacks);
-            if counted.is_err() {
-                return;
+    /// Starts another thread of this queue, which serves the request in `entry`, and what comes in it later;
+    /// the entry, if there can't be one.
+    fn hand_over(self: &Arc<Self>, number: u16, entry: Entry) -> Option<Entry> {
+        let ring = match Ring::new(self.device.clone(), number, 1) {
+            Ok(ring) => ring,
+            Err(error) => {
+                tracing::debug!(%error, queue = number, "no more rings for requests");
+                return Some(entry);
             }
-            let begun = self.start(number).map_err(Refusal::Own);
-            let begun =
-                begun.and_then(|Started { begun, .. }| heard(&begun).and_then(|()| heard(&begun)));
-            if let Err(error) = begun {
-                queue.threads.fetch_sub(1, Ordering::AcqRel);
-                tracing::debug!(%error, queue = number, "no more threads for requests");
-                return;
+        };
+        // So that it is not lost with a thread that does not start.
+        let job = Arc::new(Mutex::new(Some(Job { entry, ring })));
+        let (given, present) = (job.clone(), Present::new(self.clone()));
+        let thread = std::thread::Builder::new().name(format!("queue-{number}"));
+        let started = thread.spawn(move || {
+            let job = given.lock().take();
+            if let Some(job) = job {
+                work(&present.0, number, job);
             }
-        }
+        });
+        let Err(error) = started else { return None };
+        tracing::debug!(%error, queue = number, "no more threads for requests");
+        job.lock().take().map(|job| job.entry)
     }
 
-    /// Serves what takes long, while others are there for what does not.
-    fn slowly<T>(self: &Arc<Self>, number: u16, serve: impl FnOnce() -> T) -> T {
-        let queue = &self.queues[usize::from(number)];
-        queue.slow.fetch_add(1, Ordering::AcqRel);
-        self.grow(number);
-        // Nobody waits for it, as nobody does who has come the other way.
-        self.leave();
-        let served = serve();
-        self.come();
-        queue.slow.fetch_sub(1, Ordering::AcqRel);
-        served
+    /// Serves the request in `entry`, and has the answer go by `ring`.
+    fn serve(&self, ring: &mut Ring, mut entry: Entry) -> io::Result<()> {
+        let request = entry.request();
+        let (operations, payload) = (&self.operations, entry.payload());
+        let slow = serve::is_slow(operations, &request);
+        if slow {
+            // Nobody waits for it in the end, as nobody does who has come the other way.
+            self.leave();
+        }
+        // The volume's panics are caught where it is called; none of ours shall cost a thread.
+        let served = AssertUnwindSafe(|| serve::serve(operations, &request, payload));
+        let result = catch_unwind(served).unwrap_or(Err(Errno::EIO));
+        if slow {
+            self.come();
+        }
+        ring.commit(entry, &request, result)
     }
 }
 
-/// What a thread does from its start to the end of the connection.
-fn work<V: Volume>(hall: &Arc<Hall<V>>, number: u16, tell: &Sender<Result<(), Refusal>>) {
+/// What a doorkeeper does from its start to the end of the connection.
+fn keep_the_door<V: Volume>(hall: &Arc<Hall<V>>, number: u16, tell: &Sender<Result<(), Refusal>>) {
     // Who does not listen any more has heard that another failed.
     let say = |result| drop(tell.send(result));
-    let mut entry = match Entry::new(hall.device.clone(), number, PAYLOAD) {
-        Ok(entry) => entry,
-        Err(error) => return say(Err(error.into())),
+    let make = || -> Result<_, Refusal> {
+        let mut ring = Ring::new(hall.device.clone(), number, ENTRIES.into())?;
+        ring.open(&hall.stop)?;
+        let entries: io::Result<Vec<Entry>> = (0..ENTRIES).map(|_| Entry::new(PAYLOAD)).collect();
+        Ok((ring, entries?))
+    };
+    let (mut ring, entries) = match make() {
+        Ok(made) => made,
+        Err(error) => return say(Err(error)),
     };
     say(Ok(()));
     bind(number);
     if !hall.may_begin() {
         return;
     }
-    match entry.register(&hall.stop) {
+    match ring.register(entries) {
         Ok(()) => say(Ok(())),
         Err(error) => return say(Err(error)),
     }
-    let mut asked = false;
+    serve_all(number, &mut ring, |ring, entry| match hall.hand_over(number, entry) {
+        // Others wait for it, then; they can't have more.
+        Some(entry) => hall.serve(ring, entry),
+        None => Ok(()),
+    });
+}
+
+/// What any other thread does.
+fn work<V: Volume>(hall: &Arc<Hall<V>>, number: u16, Job { entry, mut ring }: Job) {
+    bind(number);
+    let begun = ring.open(&hall.stop).and_then(|()| hall.serve(&mut ring, entry));
+    match begun {
+        Ok(()) => serve_all(number, &mut ring, |ring, entry| hall.serve(ring, entry)),
+        Err(error) => tracing::error!(%error, queue = number, "a request can't be answered"),
+    }
+}
+
+/// Has `serve` serve what comes by `ring` until the connection ends.
+fn serve_all(
+    number: u16,
+    ring: &mut Ring,
+    mut serve: impl FnMut(&mut Ring, Entry) -> io::Result<()>,
+) {
     loop {
-        let request = match entry.next() {
-            Ok(Next::Asked(request)) => request,
+        let served = match ring.next() {
             Ok(Next::Over) => return,
-            Err(error) => {
-                tracing::error!(%error, queue = number, "a thread can't serve requests any more");
-                return;
-            }
+            Ok(Next::Asked(tag)) => match ring.take(tag) {
+                Some(entry) => serve(ring, entry),
+                None => Err(io::Error::other("a request came in an entry that is not there")),
+            },
+            Err(error) => Err(error),
         };
-        if !asked {
-            // Not before, for processors that are not there.
-            asked = true;
-            hall.grow(number);
-        }
-        let operations = &hall.operations;
-        let payload = entry.payload();
-        let mut serve = || {
-            // The volume's panics are caught where it is called; none of ours shall cost a thread.
-            catch_unwind(AssertUnwindSafe(|| serve::serve(operations, &request, payload)))
-                .unwrap_or(Err(Errno::EIO))
-        };
-        let slow = serve::is_slow(operations, &request);
-        let result = if slow { hall.slowly(number, &mut serve) } else { serve() };
-        if let Err(error) = entry.commit(&request, result) {
-            tracing::error!(%error, queue = number, "an answer can't be given");
+        if let Err(error) = served {
+            tracing::error!(%error, queue = number, "a thread can't serve requests any more");
             return;
         }
     }
