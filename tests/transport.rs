@@ -6,7 +6,6 @@ mod conformance;
 
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -358,7 +357,9 @@ fn the_daemon_ends_when_its_connection_is_broken() {
     fs::write(mount.path().join("a"), "a").unwrap();
     mount.abort();
     mount.ended();
+    let on = Switch::turn(true);
     mount.mount_again();
+    drop(on);
     assert_eq!(fs::read(mount.path().join("a")).unwrap(), b"a");
 }
 
@@ -376,8 +377,6 @@ fn who_uses_a_mount_that_is_taken_away_goes_on() {
     assert!(user.0[0].wait().unwrap().success());
     mount.ended();
     assert_eq!(fs::read(mount.store().join("a")).unwrap(), b"one\ntwo\n");
-    mount.mount_again();
-    assert_eq!(fs::read(&path).unwrap(), b"one\ntwo\n");
 }
 
 #[test]

@@ -126,7 +126,7 @@ pub(super) struct Settings {
     #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
     pub metrics: Option<SocketAddr>,
 
-    /// How many threads answer requests [default: one for each processor]
+    /// How many threads answer what comes through /dev/fuse [default: one for each processor]
     #[arg(long, value_name = "NUMBER")]
     pub threads: Option<NonZeroUsize>,
 

@@ -266,8 +266,8 @@ impl Mount {
         assert!(gone, "the daemon still runs {PATIENCE:?} after its mount went\n{}", self.log());
     }
 
-    /// Waits until the daemon has ended by itself, as its mount or its connection was taken away; the
-    /// directories stay.
+    /// Waits until the daemon has ended by itself, as its mount or its connection was taken away, and detaches
+    /// what it leaves behind; the directories stay.
     #[track_caller]
     pub(crate) fn ended(&mut self) {
         let running = self.running.take().expect("not mounted");
