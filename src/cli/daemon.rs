@@ -179,6 +179,7 @@ fn start(
         stacked_store: store.is_stacked(),
         read_only: settings.ro,
         no_exec: settings.noexec,
+        transport: settings.transport.unwrap_or_default(),
     };
     let unmounter = outside.clone();
     let unmounter: Unmounter = Box::new(move |_, lazy| unmounter.unmount(lazy));

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use cachefs_mount::fuse::Transport;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
@@ -125,9 +126,14 @@ pub(super) struct Settings {
     #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
     pub metrics: Option<SocketAddr>,
 
-    /// How many threads answer requests [default: one for each processor]
+    /// How many threads answer what comes through /dev/fuse [default: one for each processor]
     #[arg(long, value_name = "NUMBER")]
     pub threads: Option<NonZeroUsize>,
+
+    /// How requests come from the kernel: `io-uring` (faster; Linux 6.14 or later, where it is switched
+    /// on), `classic` (through /dev/fuse), or `auto` (over io_uring where that can be had) [default: auto]
+    #[arg(long, value_name = "TRANSPORT", value_parser = transport)]
+    pub transport: Option<Transport>,
 
     /// Append the log to this file
     #[arg(long, value_name = "FILE")]
@@ -295,6 +301,15 @@ fn grouping(text: &str) -> Result<Grouping, String> {
     }
 }
 
+fn transport(text: &str) -> Result<Transport, String> {
+    match text {
+        "auto" => Ok(Transport::Auto),
+        "classic" => Ok(Transport::Classic),
+        "io-uring" => Ok(Transport::IoUring),
+        _ => Err("use `auto`, `classic` or `io-uring`".into()),
+    }
+}
+
 pub(super) fn grouping_name(grouping: Grouping) -> &'static str {
     match grouping {
         Grouping::Tree => "tree",
@@ -368,6 +383,9 @@ impl Settings {
             ("threads", Some(value)) => {
                 self.threads = Some(value.parse().map_err(|_| wrong("use a number from 1 up"))?);
             }
+            ("transport", Some(value)) => {
+                self.transport = Some(transport(value).map_err(|e| wrong(&e))?);
+            }
             ("log-format", Some(value)) => {
                 self.log_format = Some(value.parse().map_err(|e: String| wrong(&e))?);
             }
@@ -379,7 +397,8 @@ impl Settings {
             (
                 "access" | "retain-for" | "grace" | "reader" | "idle" | "threads" | "log"
                 | "log-format" | "spill" | "on-write-error" | "max-size" | "max-age" | "min-free"
-                | "prune-every" | "layout" | "metrics" | "trust" | "quota" | "quota-default",
+                | "prune-every" | "layout" | "metrics" | "trust" | "quota" | "quota-default"
+                | "transport",
                 None,
             ) => {
                 return Err(format!("`-o {name}` needs a value"));
@@ -424,6 +443,7 @@ impl Settings {
             layout: self.layout.or(other.layout),
             metrics: self.metrics.or(other.metrics),
             threads: self.threads.or(other.threads),
+            transport: self.transport.or(other.transport),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
             foreground: self.foreground || other.foreground,
@@ -499,7 +519,7 @@ mod tests {
     #[test]
     fn options_are_taken_by_name() {
         let all = parse(
-            "rw,access=posix,retain-for=2h,grace=0s,reader=cgroup,idle=3m,threads=3,log=/l,log-format=json,noatime,foreground,\
+            "rw,access=posix,retain-for=2h,grace=0s,reader=cgroup,idle=3m,threads=3,transport=classic,log=/l,log-format=json,noatime,foreground,\
              max-size=20G,max-age=30d,min-free=10%,prune-every=5m,layout=generic:2,metrics=[::1]:9464,\
              read-only-store,spill=/s,on-write-error=absorb,no-passthrough,no-containment,ro,noexec,\
              x-systemd.a=b,user,_netdev",
@@ -524,6 +544,7 @@ mod tests {
             spill: Some("/s".into()),
             on_write_error: Some(OnWriteError::Absorb),
             threads: NonZeroUsize::new(3),
+            transport: Some(Transport::Classic),
             log: Some("/l".into()),
             log_format: Some(Format::Json),
             foreground: true,
@@ -579,6 +600,8 @@ mod tests {
             ("reader=user", "`tree` or `cgroup`"),
             ("reader", "needs a value"),
             ("threads=0", "from 1 up"),
+            ("transport=fast", "`auto`, `classic` or `io-uring`"),
+            ("transport", "needs a value"),
             ("ro=1", "unknown"),
             ("suid", "refused"),
             ("foreground=yes", "unknown"),

@@ -227,6 +227,12 @@ impl Mount {
         running.connection.expect("a mounted connection has a number")
     }
 
+    /// Breaks its connection: every call in it returns with an error.
+    #[track_caller]
+    pub(crate) fn abort(&self) {
+        abort(self.connection());
+    }
+
     /// What the daemon has logged so far.
     pub(crate) fn log(&self) -> String {
         fs::read(self.log_file())
@@ -258,6 +264,15 @@ impl Mount {
         assert!(mounted_at(&self.mountpoint).is_none(), "still mounted after\n{said}");
         let gone = running.wait_until_gone();
         assert!(gone, "the daemon still runs {PATIENCE:?} after its mount went\n{}", self.log());
+    }
+
+    /// Waits until the daemon has ended by itself, as its mount or its connection was taken away, and detaches
+    /// what it leaves behind; the directories stay.
+    #[track_caller]
+    pub(crate) fn ended(&mut self) {
+        let running = self.running.take().expect("not mounted");
+        assert!(running.wait_until_gone(), "the daemon still runs\n{}", self.log());
+        detach(&self.mountpoint);
     }
 
     /// Kills the daemon as a crash would (SIGKILL) and detaches what it leaves behind; the directories stay.

@@ -1,67 +1,39 @@
-//! fuser's requests as calls of a [`Volume`]: nothing is decided here but how an answer is put.
+//! fuser's requests as calls of [`Operations`]: nothing is decided here but how an answer is put.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    FileHandle, FopenFlags, INodeNo, LockOwner, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    FileHandle, INodeNo, LockOwner, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request,
 };
 
-use super::convert;
-use super::counters::{Counters, Op};
-use super::negotiate;
-use super::passthrough::Ways;
-use super::reply::{GENERATION, PlainSink, PlusSink, attr, empty, entry, written, xattr};
-use super::slow::Pool;
-use crate::{
-    AllocateFlags, Errno, HandleId, Lookup, Name, RenameFlags, Result, SetAttributes, Volume,
+use super::operations::Operations;
+use super::reply::{
+    PlainSink, PlusSink, attr, created, directory, empty, entry, found, opened, written, xattr,
 };
-
-/// What the adapter shares with the [`super::Mount`] and with the pool of slow operations.
-#[derive(Debug)]
-pub(super) struct Shared<V> {
-    pub(super) volume: Arc<V>,
-    pub(super) counters: Counters,
-}
+use super::slow::Pool;
+use super::{convert, negotiate};
+use crate::{HandleId, SetAttributes, Volume};
 
 pub(super) struct Adapter<V> {
-    shared: Arc<Shared<V>>,
+    operations: Arc<Operations<V>>,
     wishes: negotiate::Wishes,
     agreed: Arc<std::sync::OnceLock<negotiate::Features>>,
-    pub(super) ways: Ways,
     slow: Pool,
 }
 
 impl<V: Volume> Adapter<V> {
     pub(super) fn new(
-        shared: Arc<Shared<V>>,
+        operations: Arc<Operations<V>>,
         wishes: negotiate::Wishes,
         agreed: Arc<std::sync::OnceLock<negotiate::Features>>,
     ) -> std::io::Result<Adapter<V>> {
-        Ok(Adapter { shared, wishes, agreed, ways: Ways::new(false), slow: Pool::new()? })
-    }
-
-    /// Calls the volume; a panic in it is logged and answered `EIO`.
-    pub(super) fn ask<T>(&self, op: Op, call: impl FnOnce(&V) -> Result<T>) -> Result<T> {
-        self.shared.ask(op, call)
-    }
-}
-
-impl<V: Volume> Shared<V> {
-    fn ask<T>(&self, op: Op, call: impl FnOnce(&V) -> Result<T>) -> Result<T> {
-        let began = Instant::now();
-        let asked = catch_unwind(AssertUnwindSafe(|| call(&self.volume)));
-        self.counters.measure(op, began);
-        asked.unwrap_or_else(|_| {
-            tracing::error!(operation = op.name(), "panic while serving a request; answered EIO");
-            Err(Errno::EIO)
-        })
+        Ok(Adapter { operations, wishes, agreed, slow: Pool::new()? })
     }
 }
 
@@ -70,22 +42,16 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-fn found(result: Result<Lookup>, reply: ReplyEntry) {
-    match result {
-        Ok(Lookup::Found(found)) => entry(Ok(found), reply),
-        Ok(Lookup::Absent { valid }) => reply.entry(&valid, &convert::absent(), GENERATION),
-        Err(errno) => reply.error(convert::errno(errno)),
-    }
-}
-
-fn named<T>(name: &OsStr, call: impl FnOnce(Name<'_>) -> Result<T>) -> Result<T> {
-    Name::new(name).and_then(call)
+fn handle(fh: FileHandle) -> HandleId {
+    HandleId(fh.0)
 }
 
 impl<V: Volume> fuser::Filesystem for Adapter<V> {
     fn init(&mut self, _: &Request, config: &mut fuser::KernelConfig) -> std::io::Result<()> {
         let features = negotiate::negotiate(&self.wishes, config);
-        self.ways = Ways::new(features.passthrough);
+        if features.passthrough {
+            self.operations.ways.enable();
+        }
         // Set once: a connection is initialised once.
         let _ = self.agreed.set(features);
         Ok(())
@@ -93,15 +59,13 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
 
     fn lookup(&self, r: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (caller, parent) = (convert::caller(r), convert::node(parent));
-        if !self.shared.volume.takes_long(&caller) {
-            let ask = |v: &V| named(name, |n| v.lookup(&caller, parent, n));
-            return found(self.ask(Op::Lookup, ask), reply);
+        if !self.operations.takes_long(&caller) {
+            return found(self.operations.lookup(&caller, parent, name), reply);
         }
-        let (shared, name) = (self.shared.clone(), name.to_owned());
+        let (operations, name) = (self.operations.clone(), name.to_owned());
         // Not by the few that are there for what is slow: one caller could keep them all from others.
         let begun = std::thread::Builder::new().name("long-lookup".into()).spawn(move || {
-            let ask = |v: &V| named(&name, |n| v.lookup(&caller, parent, n));
-            found(shared.ask(Op::Lookup, ask), reply);
+            found(operations.lookup(&caller, parent, &name), reply);
         });
         // The reply answers EIO when it is dropped.
         if let Err(error) = begun {
@@ -110,19 +74,12 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
-        let node = convert::node(ino);
-        if self.ask(Op::Forget, |v| Ok(v.forget(node, lookups))) == Ok(true) {
-            self.ways.forget(node);
-        }
+        self.operations.forget(convert::node(ino), lookups);
     }
 
     fn getattr(&self, r: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        attr(
-            self.ask(Op::GetAttr, |v| {
-                v.attributes(&convert::caller(r), convert::node(ino), fh.map(|h| HandleId(h.0)))
-            }),
-            reply,
-        );
+        let (caller, node) = (convert::caller(r), convert::node(ino));
+        attr(self.operations.attributes(&caller, node, fh.map(handle)), reply);
     }
 
     fn setattr(
@@ -151,18 +108,12 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
             accessed: atime.map(convert::set_time),
             modified: mtime.map(convert::set_time),
         };
-        attr(
-            self.ask(Op::SetAttr, |v| {
-                let handle = fh.map(|h| HandleId(h.0));
-                v.set_attributes(&convert::caller(r), convert::node(ino), handle, &changes)
-            }),
-            reply,
-        );
+        let (caller, node) = (convert::caller(r), convert::node(ino));
+        attr(self.operations.set_attributes(&caller, node, fh.map(handle), &changes), reply);
     }
 
     fn readlink(&self, r: &Request, ino: INodeNo, reply: ReplyData) {
-        let node = convert::node(ino);
-        match self.ask(Op::ReadLink, |v| v.read_link(&convert::caller(r), node)) {
+        match self.operations.read_link(&convert::caller(r), convert::node(ino)) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(convert::errno(errno)),
         }
@@ -178,14 +129,8 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        let kind = convert::node_kind(mode);
-        let result = self.ask(Op::MkNod, |v| {
-            let caller = convert::caller(r);
-            named(name, |n| {
-                v.make_node(&caller, convert::node(parent), n, kind, (mode & 0o7777) as u16)
-            })
-        });
-        entry(result, reply);
+        let (caller, parent) = (convert::caller(r), convert::node(parent));
+        entry(self.operations.make_node(&caller, parent, name, mode), reply);
     }
 
     fn mkdir(
@@ -197,27 +142,18 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        let result = self.ask(Op::MkDir, |v| {
-            let caller = convert::caller(r);
-            named(name, |n| {
-                v.make_directory(&caller, convert::node(parent), n, (mode & 0o7777) as u16)
-            })
-        });
-        entry(result, reply);
+        let (caller, parent) = (convert::caller(r), convert::node(parent));
+        entry(self.operations.make_directory(&caller, parent, name, mode), reply);
     }
 
     fn unlink(&self, r: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let result = self.ask(Op::Unlink, |v| {
-            named(name, |n| v.remove_file(&convert::caller(r), convert::node(parent), n))
-        });
-        empty(result, reply);
+        let (caller, parent) = (convert::caller(r), convert::node(parent));
+        empty(self.operations.remove_file(&caller, parent, name), reply);
     }
 
     fn rmdir(&self, r: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let result = self.ask(Op::RmDir, |v| {
-            named(name, |n| v.remove_directory(&convert::caller(r), convert::node(parent), n))
-        });
-        empty(result, reply);
+        let (caller, parent) = (convert::caller(r), convert::node(parent));
+        empty(self.operations.remove_directory(&caller, parent, name), reply);
     }
 
     fn symlink(
@@ -228,11 +164,8 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let result = self.ask(Op::SymLink, |v| {
-            let caller = convert::caller(r);
-            named(name, |n| v.make_symlink(&caller, convert::node(parent), n, target.as_os_str()))
-        });
-        entry(result, reply);
+        let (caller, parent) = (convert::caller(r), convert::node(parent));
+        entry(self.operations.make_symlink(&caller, parent, name, target.as_os_str()), reply);
     }
 
     fn rename(
@@ -245,14 +178,9 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let result = self.ask(Op::Rename, |v| {
-            // Whiteouts are device nodes, which a mount never has.
-            let flags = RenameFlags::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
-            let (from, to) = (Name::new(name)?, Name::new(newname)?);
-            let (parent, newparent) = (convert::node(parent), convert::node(newparent));
-            v.rename(&convert::caller(r), parent, from, newparent, to, flags)
-        });
-        empty(result, reply);
+        let from = (convert::node(parent), name);
+        let to = (convert::node(newparent), newname);
+        empty(self.operations.rename(&convert::caller(r), from, to, flags.bits()), reply);
     }
 
     fn link(
@@ -263,19 +191,12 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let result = self.ask(Op::Link, |v| {
-            let caller = convert::caller(r);
-            named(newname, |n| {
-                v.make_link(&caller, convert::node(ino), convert::node(newparent), n)
-            })
-        });
-        entry(result, reply);
+        let (node, parent) = (convert::node(ino), convert::node(newparent));
+        entry(self.operations.make_link(&convert::caller(r), node, parent, newname), reply);
     }
 
     fn open(&self, r: &Request, ino: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
-        let (node, flags) = (convert::node(ino), convert::open_flags(flags.0));
-        let result = self.ask(Op::Open, |v| v.open(&convert::caller(r), node, flags));
-        self.opened(node, flags, result, reply);
+        opened(self.operations.open(&convert::caller(r), convert::node(ino), flags.0), reply);
     }
 
     fn create(
@@ -288,14 +209,8 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let flags = convert::open_flags(flags);
-        let result = self.ask(Op::Create, |v| {
-            let caller = convert::caller(r);
-            named(name, |n| {
-                v.create(&caller, convert::node(parent), n, (mode & 0o7777) as u16, flags)
-            })
-        });
-        self.created(flags, result, reply);
+        let (caller, parent) = (convert::caller(r), convert::node(parent));
+        created(self.operations.create(&caller, parent, name, (mode, flags)), reply);
     }
 
     fn read(
@@ -314,7 +229,7 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
                 buffer.resize(size as usize, 0);
             }
             let into = &mut buffer[..size as usize];
-            match self.ask(Op::Read, |v| v.read(HandleId(fh.0), offset, into)) {
+            match self.operations.read(handle(fh), offset, into) {
                 Ok(length) => reply.data(&buffer[..length]),
                 Err(errno) => reply.error(convert::errno(errno)),
             }
@@ -333,7 +248,7 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        written(self.ask(Op::Write, |v| v.write(HandleId(fh.0), offset, data)), reply);
+        written(self.operations.write(handle(fh), offset, data), reply);
     }
 
     fn flush(
@@ -344,8 +259,7 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let caller = convert::caller(r);
-        empty(self.ask(Op::Flush, |v| v.flush(&caller, HandleId(fh.0))), reply);
+        empty(self.operations.flush(&convert::caller(r), handle(fh)), reply);
     }
 
     fn release(
@@ -358,15 +272,7 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.ways.release(convert::node(ino));
-        let handle = HandleId(fh.0);
-        empty(
-            self.ask(Op::Release, |v| {
-                v.release(handle);
-                Ok(())
-            }),
-            reply,
-        );
+        empty(self.operations.release(convert::node(ino), handle(fh)), reply);
     }
 
     fn fsync(
@@ -377,22 +283,13 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let shared = self.shared.clone();
-        self.slow.run(move || {
-            empty(shared.ask(Op::Fsync, |v| v.sync(HandleId(fh.0), data_only)), reply);
-        });
+        let operations = self.operations.clone();
+        self.slow.run(move || empty(operations.sync(handle(fh), data_only), reply));
     }
 
     fn opendir(&self, r: &Request, ino: INodeNo, _flags: fuser::OpenFlags, reply: ReplyOpen) {
-        let node = convert::node(ino);
-        match self.ask(Op::OpenDir, |v| v.open_directory(&convert::caller(r), node)) {
-            Ok((handle, same_for_all)) => {
-                let cached = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-                let flags = if same_for_all { cached } else { FopenFlags::empty() };
-                reply.opened(FileHandle(handle.0), flags);
-            }
-            Err(errno) => reply.error(convert::errno(errno)),
-        }
+        let opened = self.operations.open_directory(&convert::caller(r), convert::node(ino));
+        directory(opened, reply);
     }
 
     fn readdir(
@@ -405,9 +302,7 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
     ) {
         let mut sink = PlainSink(reply);
         let caller = convert::caller(r);
-        match self
-            .ask(Op::ReadDir, |v| v.read_directory(&caller, HandleId(fh.0), offset, &mut sink))
-        {
+        match self.operations.read_directory(&caller, handle(fh), offset, &mut sink) {
             Ok(()) => sink.0.ok(),
             Err(errno) => sink.0.error(convert::errno(errno)),
         }
@@ -423,9 +318,7 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
     ) {
         let mut sink = PlusSink(reply);
         let caller = convert::caller(r);
-        let result = self
-            .ask(Op::ReadDirPlus, |v| v.read_directory(&caller, HandleId(fh.0), offset, &mut sink));
-        match result {
+        match self.operations.read_directory(&caller, handle(fh), offset, &mut sink) {
             Ok(()) => sink.0.ok(),
             Err(errno) => sink.0.error(convert::errno(errno)),
         }
@@ -439,14 +332,7 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         _flags: fuser::OpenFlags,
         reply: ReplyEmpty,
     ) {
-        let handle = HandleId(fh.0);
-        empty(
-            self.ask(Op::ReleaseDir, |v| {
-                v.release_directory(handle);
-                Ok(())
-            }),
-            reply,
-        );
+        empty(self.operations.release_directory(handle(fh)), reply);
     }
 
     fn fsyncdir(
@@ -457,14 +343,12 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        let shared = self.shared.clone();
-        self.slow.run(move || {
-            empty(shared.ask(Op::FsyncDir, |v| v.sync_directory(HandleId(fh.0))), reply);
-        });
+        let operations = self.operations.clone();
+        self.slow.run(move || empty(operations.sync_directory(handle(fh)), reply));
     }
 
     fn statfs(&self, _: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.ask(Op::StatFs, |v| v.space()) {
+        match self.operations.space() {
             Ok(s) => reply.statfs(
                 s.blocks,
                 s.blocks_free,
@@ -489,36 +373,27 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let result = self.ask(Op::SetXattr, |v| {
-            let how = convert::set_xattr(flags)?;
-            v.set_xattr(&convert::caller(r), convert::node(ino), name, value, how)
-        });
-        empty(result, reply);
+        let (caller, node) = (convert::caller(r), convert::node(ino));
+        empty(self.operations.set_xattr(&caller, node, (name, value), flags), reply);
     }
 
     fn getxattr(&self, r: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let node = convert::node(ino);
-        let result = self.ask(Op::GetXattr, |v| v.xattr(&convert::caller(r), node, name));
-        xattr(result, size, reply);
+        let (caller, node) = (convert::caller(r), convert::node(ino));
+        xattr(self.operations.xattr(&caller, node, name, size), reply);
     }
 
     fn listxattr(&self, r: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let node = convert::node(ino);
-        xattr(self.ask(Op::ListXattr, |v| v.list_xattrs(&convert::caller(r), node)), size, reply);
+        let (caller, node) = (convert::caller(r), convert::node(ino));
+        xattr(self.operations.list_xattrs(&caller, node, size), reply);
     }
 
     fn removexattr(&self, r: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let node = convert::node(ino);
-        empty(
-            self.ask(Op::RemoveXattr, |v| v.remove_xattr(&convert::caller(r), node, name)),
-            reply,
-        );
+        let (caller, node) = (convert::caller(r), convert::node(ino));
+        empty(self.operations.remove_xattr(&caller, node, name), reply);
     }
 
     fn access(&self, _: &Request, _ino: INodeNo, _mask: fuser::AccessFlags, reply: ReplyEmpty) {
-        // Either the kernel decides by mode and owner (`default_permissions`) and never asks, or
-        // everyone may do everything. This answer makes it stop asking.
-        empty(self.ask(Op::Access, |_| Err(Errno::ENOSYS)), reply);
+        empty(self.operations.access(), reply);
     }
 
     fn ioctl(
@@ -532,7 +407,7 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.shared.counters.count(Op::Other);
+        self.operations.other();
         reply.error(fuser::Errno::ENOTTY);
     }
 
@@ -547,7 +422,7 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         reply: ReplyPoll,
     ) {
         // Files are always ready; the kernel knows that by itself after this answer.
-        self.shared.counters.count(Op::Other);
+        self.operations.other();
         reply.error(fuser::Errno::ENOSYS);
     }
 
@@ -561,13 +436,9 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let shared = self.shared.clone();
+        let operations = self.operations.clone();
         self.slow.run(move || {
-            let result = shared.ask(Op::Fallocate, |v| {
-                let flags = AllocateFlags::from_bits(mode as u32).ok_or(Errno::EOPNOTSUPP)?;
-                v.allocate(HandleId(fh.0), offset, length, flags)
-            });
-            empty(result, reply);
+            empty(operations.allocate(handle(fh), offset, length, mode as u32), reply);
         });
     }
 
@@ -580,15 +451,8 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let result = self.ask(Op::Lseek, |v| {
-            let seek = convert::seek(whence)?;
-            // A negative offset is beyond any file, as lseek(2) has it for these two.
-            let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
-            v.seek(HandleId(fh.0), offset, seek)
-        });
-        match result.map(i64::try_from) {
-            Ok(Ok(offset)) => reply.offset(offset),
-            Ok(Err(_)) => reply.error(convert::errno(Errno::EINVAL)),
+        match self.operations.seek(handle(fh), offset, whence) {
+            Ok(offset) => reply.offset(offset),
             Err(errno) => reply.error(convert::errno(errno)),
         }
     }
@@ -606,12 +470,10 @@ impl<V: Volume> fuser::Filesystem for Adapter<V> {
         _flags: fuser::CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let shared = self.shared.clone();
+        let operations = self.operations.clone();
         self.slow.run(move || {
-            let (from, to) = ((HandleId(fh_in.0), offset_in), (HandleId(fh_out.0), offset_out));
-            // The answer is a u32; the kernel comes back for the rest.
-            let length = length.min(u64::from(u32::MAX) & !0xfff);
-            written(shared.ask(Op::CopyFileRange, |v| v.copy_range(from, to, length)), reply);
+            let (from, to) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
+            written(operations.copy_range(from, to, length), reply);
         });
     }
 }

@@ -1,6 +1,8 @@
 //! Linux: a volume shown through FUSE.
 //!
-//! fuser reads, parses and answers; mounting and unmounting are our own (`mountpoint`), because a
+//! fuser reads, parses and answers what comes through `/dev/fuse` (`adapter`). Where the kernel can bring
+//! requests over io_uring, most come that way instead (`uring`). Either way they end in the same calls of the
+//! volume (`operations`). Mounting and unmounting are our own (`mountpoint`), because a
 //! mount has to outlive mistakes: it is found again by its device number, never by its path alone,
 //! so that nobody else's mount on the same path is taken away.
 
@@ -11,10 +13,11 @@ pub mod mountinfo;
 mod mountpoint;
 mod negotiate;
 mod notify;
-mod opening;
+mod operations;
 mod passthrough;
 mod reply;
 mod slow;
+mod uring;
 
 use std::ffi::OsString;
 use std::io;
@@ -25,11 +28,14 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
-use self::adapter::{Adapter, Shared};
+use self::adapter::Adapter;
 pub use self::counters::{CLASSES, Operation};
 pub use self::mountpoint::unmount;
 pub use self::negotiate::Features;
 use self::notify::Notifier;
+use self::operations::Operations;
+use self::passthrough::Connection;
+use self::uring::{Refusal, Rings};
 use crate::Volume;
 
 /// The filesystem type as `/proc/self/mountinfo` shows it.
@@ -52,6 +58,20 @@ pub struct Options {
     pub read_only: bool,
     /// Let the kernel run no program from it (`noexec`).
     pub no_exec: bool,
+    /// How requests come.
+    pub transport: Transport,
+}
+
+/// How requests come from the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Over io_uring where that can be had.
+    #[default]
+    Auto,
+    /// Through the device, whatever can be had.
+    Classic,
+    /// Over io_uring, or not at all.
+    IoUring,
 }
 
 /// Why a mount could not be made.
@@ -73,6 +93,9 @@ pub enum MountError {
         /// What would let a user mount.
         mend: &'static str,
     },
+    /// Requests shall come over io_uring, and can't.
+    #[error("requests can't come over io_uring: {0}; or mount with another --transport")]
+    NoIoUring(String),
     /// Mounting failed.
     #[error("can't mount on {mountpoint}: {error}")]
     NotMounted {
@@ -101,6 +124,8 @@ pub struct Unserved {
     place: Arc<mountpoint::Place>,
     /// None once it is served.
     device: Option<OwnedFd>,
+    /// How many queues the kernel wants for requests over io_uring; none: they come through the device.
+    queues: Option<u16>,
 }
 
 impl Unserved {
@@ -111,8 +136,18 @@ impl Unserved {
         options: &Options,
         unmounter: Option<Unmounter>,
     ) -> Result<Unserved, MountError> {
+        // Now, as the daemon may not be able to look later.
+        let queues = match (options.transport, uring::offered()) {
+            (Transport::Classic, _) => None,
+            (Transport::IoUring, Err(why)) => return Err(MountError::NoIoUring(why)),
+            (_, Err(why)) => {
+                tracing::debug!(why, "requests come through the device");
+                None
+            }
+            (_, Ok(queues)) => Some(queues),
+        };
         let (place, device) = mountpoint::mount(mountpoint, options, unmounter)?;
-        Ok(Unserved { place: Arc::new(place), device: Some(device) })
+        Ok(Unserved { place: Arc::new(place), device: Some(device), queues })
     }
 
     /// Its number below `/sys/fs/fuse/connections`.
@@ -143,7 +178,11 @@ impl Unserved {
         let Some(device) = self.device.take() else {
             return Err(failed(io::ErrorKind::NotConnected.into()));
         };
-        match serve(volume, device, &self.place, options) {
+        match serve(volume, device, &self.place, options, self.queues) {
+            Ok((features, ..)) if options.transport == Transport::IoUring && !features.io_uring => {
+                self.place.abandon();
+                Err(MountError::NoIoUring("the log says why".to_owned()))
+            }
             Ok((features, requests, server)) => {
                 let server = Mutex::new(Some(server));
                 Ok(Mount { place: self.place.clone(), features, requests, server })
@@ -225,35 +264,66 @@ fn serve<V: Volume>(
     device: OwnedFd,
     place: &mountpoint::Place,
     options: &Options,
+    queues: Option<u16>,
 ) -> io::Result<Serving> {
-    let shared = Arc::new(Shared { volume, counters: counters::Counters::new() });
+    let second = Arc::new(device.try_clone()?);
+    let operations = Operations::new(volume, Connection(Arc::downgrade(&second)));
+    let operations = Arc::new(operations);
+    let rings = queues.and_then(|queues| {
+        Rings::prepare(operations.clone(), second.clone(), queues)
+            .inspect_err(not_over_io_uring)
+            .ok()
+    });
     let wishes = negotiate::Wishes {
         passthrough: options.passthrough && !place.rootless(),
         everyone: place.everyone(),
         rootless: place.rootless(),
         stacked_store: options.stacked_store,
+        io_uring: rings.is_some(),
     };
     let agreed = Arc::new(OnceLock::new());
-    let adapter = Adapter::new(shared.clone(), wishes, agreed.clone())?;
+    let adapter = Adapter::new(operations.clone(), wishes, agreed.clone())?;
     let mut config = fuser::Config::default();
     config.acl = fuser::SessionACL::All;
     config.n_threads = Some(options.threads.max(1));
-    let second = Arc::new(device.try_clone()?);
     let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)?;
-    let features = agreed.get().copied().unwrap_or_default();
+    let mut features = agreed.get().copied().unwrap_or_default();
     let notifier = Notifier {
         device: Arc::downgrade(&second),
         can_expire: features.expiring_names,
         mounted_as: place.device(),
     };
-    shared.volume.mounted(Arc::new(notifier));
+    operations.volume.mounted(Arc::new(notifier));
+    let rings = begin(rings, &mut features)?;
     let server = std::thread::Builder::new().name("serve".into()).spawn(move || {
         // Until serving ends, in whichever way, and no longer.
         let _second = second;
         if let Err(error) = session.run() {
             tracing::error!(%error, "the connection to the kernel broke");
         }
+        drop(rings);
     })?;
-    let requests = Box::new(move || shared.counters.list());
+    let requests = Box::new(move || operations.counters.list());
     Ok((features, requests, server))
+}
+
+/// Lets requests come over io_uring if that was agreed on; the kernel holds them back until this is done.
+fn begin<V: Volume>(
+    rings: Option<Rings<V>>,
+    features: &mut Features,
+) -> io::Result<Option<Rings<V>>> {
+    let Some(rings) = rings.filter(|_| features.io_uring) else { return Ok(None) };
+    match rings.begin() {
+        Ok(rings) => Ok(Some(rings)),
+        Err(refusal @ Refusal::Kernel(_)) => {
+            features.io_uring = false;
+            not_over_io_uring(&refusal);
+            Ok(None)
+        }
+        Err(Refusal::Own(error)) => Err(error),
+    }
+}
+
+fn not_over_io_uring(refusal: &Refusal) {
+    tracing::warn!(%refusal, "requests don't come over io_uring, but through the device");
 }

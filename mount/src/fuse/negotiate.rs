@@ -3,7 +3,7 @@
 use fuser::{InitFlags, KernelConfig};
 
 /// The largest read or write in one request, in bytes; the kernel's own bound is 256 pages.
-const MAX_IO: u32 = 1 << 20;
+pub(super) const MAX_IO: u32 = 1 << 20;
 
 /// Requests that the kernel may have under way without anybody waiting for them (readahead).
 const BACKGROUND: u16 = 64;
@@ -15,6 +15,7 @@ pub(super) struct Wishes {
     pub(super) everyone: bool,
     pub(super) rootless: bool,
     pub(super) stacked_store: bool,
+    pub(super) io_uring: bool,
 }
 
 /// What the kernel does for a mount by itself, so that the daemon need not be asked.
@@ -38,6 +39,8 @@ pub struct Features {
     pub atomic_overwrite: bool,
     /// A name can be asked for again without disturbing who has it open or works in it. (Linux 6.2.)
     pub expiring_names: bool,
+    /// Requests come over io_uring. (Linux 6.14, where it is switched on.)
+    pub io_uring: bool,
     /// Users other than the one who mounted may enter.
     pub everyone: bool,
     /// Mounted by `fusermount3` for a user who may not mount.
@@ -59,6 +62,7 @@ impl Features {
             ("cached_symlinks", self.cached_symlinks),
             ("atomic_overwrite", self.atomic_overwrite),
             ("expiring_names", self.expiring_names),
+            ("io_uring", self.io_uring),
             ("everyone", self.everyone),
             ("rootless", self.rootless),
         ]
@@ -81,6 +85,7 @@ pub(super) fn negotiate(wishes: &Wishes, config: &mut KernelConfig) -> Features 
     // Whoever takes this promises to drop set-id bits on writing, and is in return not asked for
     // `security.capability` before each write. A volume has neither set-id bits nor capabilities.
     let no_getxattr_on_write = take(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
+    let io_uring = wishes.io_uring && take(InitFlags::FUSE_OVER_IO_URING);
     let passthrough = wishes.passthrough && take(InitFlags::FUSE_PASSTHROUGH);
     if passthrough {
         // How many filesystems may lie on each other, this one included: the kernel has two at most,
@@ -101,6 +106,7 @@ pub(super) fn negotiate(wishes: &Wishes, config: &mut KernelConfig) -> Features 
         cached_symlinks,
         atomic_overwrite,
         expiring_names,
+        io_uring,
         everyone: wishes.everyone,
         rootless: wishes.rootless,
         abi: (abi.0, abi.1),

@@ -16,11 +16,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
-use fuser::BackingId;
 use lru::LruCache;
 use parking_lot::Mutex;
 
@@ -40,6 +42,48 @@ const SMALL_KNOWN: NonZeroUsize = NonZeroUsize::new(1 << 17).unwrap();
 
 const SHARDS: usize = 16;
 
+/// `FUSE_DEV_IOC_BACKING_CLOSE`, of `linux/fuse.h`.
+const BACKING_CLOSE: libc::Ioctl = libc::_IOW::<u32>(229, 2);
+
+/// The device of the connection, for as long as somebody serves it.
+#[derive(Clone, Debug)]
+pub(super) struct Connection(pub(super) Weak<OwnedFd>);
+
+impl Connection {
+    /// Lets the kernel read `file` by itself.
+    pub(super) fn register(&self, file: &File) -> io::Result<Backing> {
+        let device = self.0.upgrade().ok_or(io::ErrorKind::NotConnected)?;
+        let id = fuser::BackingId::create_raw(&*device, file)?;
+        Ok(Backing { id, connection: self.clone() })
+    }
+}
+
+/// A file that the kernel may read by itself. Dropped, it is so no more for those who open it anew.
+#[derive(Debug)]
+pub(super) struct Backing {
+    id: u32,
+    connection: Connection,
+}
+
+impl Backing {
+    /// What the kernel calls it.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        let Some(device) = self.connection.0.upgrade() else { return };
+        // SAFETY: it reads four bytes, which are there, from a descriptor that is open.
+        let closed = unsafe { libc::ioctl(device.as_raw_fd(), BACKING_CLOSE, &raw const self.id) };
+        if closed < 0 {
+            let error = io::Error::last_os_error();
+            tracing::warn!(%error, "a file stays registered with the kernel");
+        }
+    }
+}
+
 /// Which way the bytes of one open file go.
 #[derive(Clone, Debug)]
 pub(super) enum Route {
@@ -49,10 +93,10 @@ pub(super) enum Route {
         keep: bool,
     },
     /// To the store's file, without asking.
-    Passthrough(Arc<BackingId>),
+    Passthrough(Arc<Backing>),
     /// Each read and write is a request (`FOPEN_DIRECT_IO`). While others have the node open by
     /// passthrough, the kernel wants to hear of their backing id here too, and answers `EIO` else.
-    Direct(Option<Arc<BackingId>>),
+    Direct(Option<Arc<Backing>>),
 }
 
 /// What the opens of a node have in common while there are any.
@@ -63,7 +107,7 @@ enum Way {
     /// None does: those who read use passthrough, unless somebody only writes already; those who only
     /// write ask the daemon, who alone can mend a store that is full. All meet in the page cache of the
     /// store's file.
-    Around(Option<Arc<BackingId>>),
+    Around(Option<Arc<Backing>>),
 }
 
 #[derive(Debug)]
@@ -78,7 +122,7 @@ struct Active {
 struct Shard {
     active: HashMap<u64, Active>,
     /// With how often its bytes had moved.
-    kept: LruCache<u64, (u32, Arc<BackingId>)>,
+    kept: LruCache<u64, (u32, Arc<Backing>)>,
     /// Small files that were opened, and not gone around by a writer since.
     small: LruCache<u64, Seen>,
     /// At most so many of them.
@@ -109,7 +153,7 @@ enum Seen {
 
 /// How a file that was opened for reading is passed through.
 pub(super) struct Registered {
-    pub(super) id: BackingId,
+    pub(super) id: Backing,
     pub(super) small: bool,
 }
 
@@ -195,12 +239,13 @@ impl Shard {
 /// The ways of all open nodes.
 #[derive(Debug)]
 pub(super) struct Ways {
-    enabled: bool,
+    enabled: AtomicBool,
     shards: [Mutex<Shard>; SHARDS],
 }
 
 impl Ways {
-    pub(super) fn new(enabled: bool) -> Ways {
+    /// Not yet enabled.
+    pub(super) fn new() -> Ways {
         let kept = NonZeroUsize::new(KEPT.get() / SHARDS).unwrap_or(NonZeroUsize::MIN);
         let known = NonZeroUsize::new(SMALL_KNOWN.get() / SHARDS).unwrap_or(NonZeroUsize::MIN);
         let shard = || {
@@ -209,7 +254,16 @@ impl Ways {
             let (active, passed) = (HashMap::new(), HashMap::new());
             Mutex::new(Shard { active, kept: LruCache::new(kept), small, known, passed })
         };
-        Ways { enabled, shards: std::array::from_fn(|_| shard()) }
+        Ways { enabled: AtomicBool::new(false), shards: std::array::from_fn(|_| shard()) }
+    }
+
+    /// The kernel takes part: said before anything is opened.
+    pub(super) fn enable(&self) {
+        self.enabled.store(true, Ordering::Release);
+    }
+
+    fn enabled(&self) -> bool {
+        self.enabled.load(Ordering::Acquire)
     }
 
     fn shard(&self, node: NodeId) -> &Mutex<Shard> {
@@ -226,7 +280,7 @@ impl Ways {
         flags: OpenFlags,
         register: impl FnOnce() -> io::Result<Registered>,
     ) -> Route {
-        if !self.enabled {
+        if !self.enabled() {
             // All changes come through this kernel's pages.
             return Route::PageCache { keep: true };
         }
@@ -245,7 +299,7 @@ impl Ways {
 
     /// Takes back one [`Ways::open`].
     pub(super) fn release(&self, node: NodeId) {
-        if !self.enabled {
+        if !self.enabled() {
             return;
         }
         let mut shard = self.shard(node).lock();
@@ -259,7 +313,7 @@ impl Ways {
 
     /// The kernel does not know `node` any more: nothing is kept for it.
     pub(super) fn forget(&self, node: NodeId) {
-        if self.enabled {
+        if self.enabled() {
             let mut shard = self.shard(node).lock();
             shard.kept.pop(&node.0);
             shard.small.pop(&node.0);

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use fuser::{Generation, INodeNo};
+use fuser::{FileHandle, FopenFlags, Generation, INodeNo};
 
 use super::convert;
-use crate::{Attributes, Entry, Errno, Listed, ListingSink, Result};
+use super::operations::{Attribute, Told};
+use crate::{Attributes, Entry, HandleId, Listed, ListingSink, Lookup, Result};
 
 /// Node ids are never used twice within a mount, so that every generation is the first.
-pub(super) const GENERATION: Generation = Generation(0);
+const GENERATION: Generation = Generation(0);
 
 pub(super) fn empty(result: Result<()>, reply: fuser::ReplyEmpty) {
     match result {
@@ -44,14 +45,61 @@ pub(super) fn written(result: Result<usize>, reply: fuser::ReplyWrite) {
     }
 }
 
-pub(super) fn xattr(result: Result<Vec<u8>>, size: u32, reply: fuser::ReplyXattr) {
+pub(super) fn found(result: Result<Lookup>, reply: fuser::ReplyEntry) {
     match result {
-        Ok(value) if size == 0 => match u32::try_from(value.len()) {
-            Ok(length) => reply.size(length),
-            Err(_) => reply.error(convert::errno(Errno::E2BIG)),
-        },
-        Ok(value) if value.len() <= size as usize => reply.data(&value),
-        Ok(_) => reply.error(convert::errno(Errno::ERANGE)),
+        Ok(Lookup::Found(found)) => entry(Ok(found), reply),
+        Ok(Lookup::Absent { valid }) => reply.entry(&valid, &convert::absent(), GENERATION),
+        Err(errno) => reply.error(convert::errno(errno)),
+    }
+}
+
+pub(super) fn xattr(result: Result<Attribute>, reply: fuser::ReplyXattr) {
+    match result {
+        Ok(Attribute::Length(length)) => reply.size(length),
+        Ok(Attribute::Value(value)) => reply.data(&value),
+        Err(errno) => reply.error(convert::errno(errno)),
+    }
+}
+
+pub(super) fn opened(result: Result<Told>, reply: fuser::ReplyOpen) {
+    let told = match result {
+        Ok(told) => told,
+        Err(errno) => return reply.error(convert::errno(errno)),
+    };
+    let handle = FileHandle(told.handle.0);
+    match told.backing {
+        Some(backing) => {
+            // SAFETY: it is open until `backing` is dropped, and given back before that.
+            let id = unsafe { reply.wrap_backing(backing.id()) };
+            reply.opened_passthrough(handle, told.flags, &id);
+            id.into_raw();
+        }
+        None => reply.opened(handle, told.flags),
+    }
+}
+
+pub(super) fn created(result: Result<(Entry, Told)>, reply: fuser::ReplyCreate) {
+    let (entry, told) = match result {
+        Ok(created) => created,
+        Err(errno) => return reply.error(convert::errno(errno)),
+    };
+    let valid = convert::shared_validity(&entry);
+    let attributes = convert::attributes(&entry.attributes);
+    let handle = FileHandle(told.handle.0);
+    match told.backing {
+        Some(backing) => {
+            // SAFETY: it is open until `backing` is dropped, and given back before that.
+            let id = unsafe { reply.wrap_backing(backing.id()) };
+            reply.created_passthrough(&valid, &attributes, GENERATION, handle, told.flags, &id);
+            id.into_raw();
+        }
+        None => reply.created(&valid, &attributes, GENERATION, handle, told.flags),
+    }
+}
+
+pub(super) fn directory(result: Result<(HandleId, FopenFlags)>, reply: fuser::ReplyOpen) {
+    match result {
+        Ok((handle, flags)) => reply.opened(FileHandle(handle.0), flags),
         Err(errno) => reply.error(convert::errno(errno)),
     }
 }
