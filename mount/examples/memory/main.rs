@@ -17,7 +17,7 @@ use volume::Memory;
 
 #[cfg(target_os = "linux")]
 fn mount(mountpoint: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    use cachefs_mount::fuse::{Options, Unserved};
+    use cachefs_mount::fuse::{Options, Transport, Unserved};
 
     let options = Options {
         source: "memory".into(),
@@ -27,6 +27,7 @@ fn mount(mountpoint: &Path) -> Result<(), Box<dyn std::error::Error>> {
         stacked_store: false,
         read_only: false,
         no_exec: false,
+        transport: Transport::Auto,
     };
     let unserved = Unserved::new(mountpoint, &options, None)?;
     let mount = unserved.serve(Arc::new(Memory::default()), &options)?;
