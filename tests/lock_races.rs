@@ -133,3 +133,23 @@ fn who_comes_while_the_lock_becomes_another_file_gets_that() {
     });
     assert_eq!(comer.comes_again().0, held);
 }
+
+#[test]
+fn who_was_told_of_a_lock_that_everybody_has_left_gets_the_same_file_as_who_comes() {
+    let ground = Ground::new();
+    let [holder, waiter, comer] = [101, 102, 103].map(|pid| ground.job(pid));
+    for job in [&holder, &waiter] {
+        job.is_told_to_come_again();
+    }
+    let (held, handle) = holder.comes_again();
+    ground.system.lock(held.0);
+    ground.cache.write(handle, 0, b"101\n").unwrap();
+    assert_eq!((waiter.finds(), waiter.finds()), (held, held));
+    ground.cache.flush(&holder.caller, handle).unwrap();
+    ground.system.unlock(held.0);
+    ground.cache.release(handle);
+    assert_eq!(comer.finds(), held);
+    for job in [comer, waiter] {
+        job.opens(held, OpenFlags::WRITE | OpenFlags::TRUNCATE).unwrap();
+    }
+}

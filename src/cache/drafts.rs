@@ -178,6 +178,7 @@ impl Cache {
         node.is_live() && (status.stx_nlink > 1 || status.stx_size == 0)
             || is_lock_name(&place.name)
             || node.is_open_besides(own) && (node.is_a_lock(own) || self.is_locked_now(node))
+            || node.is_live() && node.was_a_lock_lately()
     }
 
     /// A draft of another job that this one has to share: still empty, or locked. The locked one

@@ -164,7 +164,7 @@ impl Job {
         !self.listing.lock().open.is_empty()
     }
 
-    /// It closes a directory that it lists. Who removes a tree may go on with what it has read there, and so
+    /// It closes a directory that it lists. Who goes through a tree may go on with what it has read there, and so
     /// lists it until it has none open at all, or has removed it. Returns which it does not list any more.
     pub fn ends_to_list(&self, node: u64) -> SmallVec<[u64; 4]> {
         let mut listing = self.listing.lock();
@@ -174,7 +174,7 @@ impl Job {
         if !listing.open.contains(&node) && !listing.closed.contains(&node) {
             listing.closed.push(node);
         }
-        let goes_on = self.has_removed() && !listing.open.is_empty();
+        let goes_on = !listing.open.is_empty();
         let ended = listing.closed.len().saturating_sub(if goes_on { MOST_CLOSED } else { 0 });
         listing.closed.drain(..ended).collect()
     }

@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime};
 pub use self::list::{Inventory, Listed};
 pub use self::look::Known;
 pub(super) use self::pruner::Pruner;
+pub(super) use self::recency::seconds;
 use super::Cache;
 use super::retire::ADMINISTRATOR;
 use super::spill::space;

@@ -189,7 +189,7 @@ fn is_fresh(before: u64, job: u64, seconds: u32) -> bool {
 }
 
 /// Of a clock that is never put back, and never 0.
-fn seconds() -> u32 {
+pub(in crate::cache) fn seconds() -> u32 {
     let clock = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     (clock.tv_sec as u32).saturating_add(1)
 }

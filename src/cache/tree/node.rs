@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::is_own;
+use crate::cache::pruning::seconds;
 use crate::cache::view::Version;
 
 /// Where a directory was given a second number, all directories below it are numbered apart by this;
@@ -24,6 +25,9 @@ pub(in crate::cache) struct FileKey {
     pub(in crate::cache) device: u64,
     pub(in crate::cache) inode: u64,
 }
+
+/// Whoever was told of a file opens it within so many seconds, or never.
+const LATELY: u32 = 10;
 
 /// A live name of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,8 +115,8 @@ pub(in crate::cache) struct Node {
     pub(super) moves: AtomicU32,
     /// Open handles.
     pub(super) opens: AtomicU32,
-    /// Somebody was seen to lock it.
-    pub(super) locked: AtomicBool,
+    /// When somebody was last seen to lock it, in seconds of a clock that is never put back; 0: never.
+    pub(super) locked: AtomicU32,
     /// Which job has used it last, and when, as `pruning` notes it; 0: none.
     pub(in crate::cache) used: AtomicU64,
     /// Which tool's cache it lies in, as `numbers` notes it; 0: not known.
@@ -279,18 +283,27 @@ impl Node {
 
     /// Somebody was seen to lock it.
     pub(in crate::cache) fn note_locked(&self) {
-        self.locked.store(true, Ordering::Relaxed);
+        self.locked.store(seconds(), Ordering::Relaxed);
     }
 
     /// Whether somebody was ever seen to lock it.
     pub(in crate::cache) fn was_locked(&self) -> bool {
-        self.locked.load(Ordering::Relaxed)
+        self.locked.load(Ordering::Relaxed) > 0
     }
 
     /// Whether somebody was seen to lock it, and has it open still, or others have who may lock it;
     /// `own` handles are not counted.
     pub(in crate::cache) fn is_a_lock(&self, own: u32) -> bool {
-        self.is_open_besides(own) && self.locked.load(Ordering::Relaxed)
+        let is_one = self.was_locked() && self.is_open_besides(own);
+        if is_one {
+            self.note_locked();
+        }
+        is_one
+    }
+
+    /// Whether it was one a moment ago: there may be those who were told of it then, and have yet to open it.
+    pub(in crate::cache) fn was_a_lock_lately(&self) -> bool {
+        self.was_locked() && seconds() <= self.locked.load(Ordering::Relaxed) + LATELY
     }
 
     /// Whether more than these handles are open, or being opened.
@@ -311,7 +324,7 @@ impl Node {
         references: u64,
     ) -> Node {
         let (opens, moves) = (AtomicU32::new(0), AtomicU32::new(0));
-        let (locked, aside) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (locked, aside) = (AtomicU32::new(0), AtomicBool::new(false));
         let holds_aside = AtomicBool::new(false);
         let references = AtomicU64::new(references);
         let state = Mutex::new(State {
