@@ -663,8 +663,16 @@ fn a_lock_that_is_held_is_one_still_where_somebody_removes_all_around_it() {
     waiter.does("open", ["lock", "/build/.lock", "r+"]);
     waiter.refused(libc::EAGAIN, "flock", ["lock", "EX"]);
     later.refused(libc::ENOENT, "status", ["/build"]);
+    // Nor for those who come when it is back.
+    later.does("mkdir", ["/build"]);
+    assert_eq!(later.list("/build"), [".lock"]);
+    later.does("open", ["lock", "/build/.lock", "r+"]);
+    later.refused(libc::EAGAIN, "flock", ["lock", "EX"]);
     holder.does("close", ["lock"]);
     waiter.does("flock", ["lock", "EX"]);
+    later.refused(libc::EAGAIN, "flock", ["lock", "EX"]);
+    waiter.does("close", ["lock"]);
+    later.does("flock", ["lock", "EX"]);
     for agent in [holder, waiter, remover, later] {
         agent.end();
     }

@@ -422,6 +422,8 @@ impl Cache {
                 // as good as live. Whoever comes now gets the same directory from it.
                 self.retired.wait_for_herald();
             }
+            // Before anybody can make others in their places.
+            self.return_held_locks(&node, by.0)?;
             let change = self.names.change(folder.id, name.as_bytes());
             let still = self.retired_directory(folder, name);
             if still.is_some_and(|(_, now)| now.number == kept.number) {
@@ -429,6 +431,33 @@ impl Cache {
                 return Ok(true);
             }
         }
+    }
+
+    /// Gives the locks in a retired directory that somebody holds their names back: whoever comes to it when it
+    /// is back waits for them, as those do who see it still.
+    fn return_held_locks(&self, node: &Arc<Node>, job: &Job) -> Result<()> {
+        let is_held = |kept: &&Kept| {
+            let for_all = matches!(kept.version.stage, Stage::Retired { only: None, .. });
+            let lock = self.tree.get(kept.version.what);
+            for_all && lock.is_ok_and(|lock| lock.is_open() && self.is_locked(lock.id))
+        };
+        for (name, _) in node.all_versions().iter().filter(|(name, _)| is_lock_name(name)) {
+            let name = known_name(name);
+            let change = self.names.change(node.id, name.as_bytes());
+            let kept = node.versions(name);
+            let Some(held) = kept.iter().find(is_held) else { continue };
+            let lock = self.tree.get(held.version.what)?;
+            let directory = self.directory(node.id)?;
+            let (lock, by) = ((&*lock, held), (job, How::Moved));
+            match self.return_to(&change, node, &directory, name, lock, by) {
+                // There is another one.
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+            drop(change);
+            self.tell_kernel_later(node.id, name.as_bytes());
+        }
+        Ok(())
     }
 
     /// Gives what was removed its name back; by whom that is, and by doing what.
