@@ -261,25 +261,35 @@ impl Cache {
     pub(super) fn is_empty_for(&self, job: &Job, reader: Reader, node: &Arc<Node>) -> Result<bool> {
         let node = &self.tree.versioned(node);
         let listed = job.listed(node.id.0);
-        let new_since = |what: NodeId, name: &[u8]| {
-            // It is known by the first number that it had, under whatever number it is seen here.
+        let directory = self.directory(node.id)?;
+        // It is known by the first number that it had, under whatever number it is seen here.
+        let first_number = |what: NodeId| {
             let known = self.tree.get(what).ok().filter(|node| node.face != 0);
-            let what = known.map_or(what, |node| self.tree.number(node.key()));
+            known.map_or(what, |node| self.tree.number(node.key()))
+        };
+        let new_since = |what: NodeId, name: &[u8]| {
+            let what = first_number(what);
             let added = self.additions.of(what, node.id, super::tree::known_name(name));
             let after = |(added, listed): (Added, Moment)| added.by != job.id && added.at > listed;
             added.zip(listed).is_some_and(after)
+        };
+        // What was moved away and back: what is noted of the name is that it came back.
+        let is_live_again = |what: NodeId, name: &[u8]| {
+            status(&*directory, name)
+                .is_ok_and(|live| self.tree.number(key(&live)) == first_number(what))
         };
         let mut empty = true;
         for (name, kept) in node.all_versions_for(reader.user) {
             let versions = kept.iter().map(|kept| kept.version.clone());
             match view::seen(versions, reader) {
                 // Made and removed again since then.
-                Some(what) if new_since(what, &name) => empty = false,
+                Some(what) if new_since(what, &name) && !is_live_again(what, &name) => {
+                    empty = false
+                }
                 Some(_) => return Err(Errno::ENOTEMPTY),
                 None => {}
             }
         }
-        let directory = self.directory(node.id)?;
         for name in self.names_in(&directory)? {
             if self.is_private(node.id, super::tree::known_name(&name)) {
                 continue;

@@ -50,7 +50,7 @@ struct File {
 }
 
 /// A kernel without a cache need not be told what has changed.
-struct Deaf;
+pub(crate) struct Deaf;
 
 impl Notify for Deaf {
     fn expire(&self, _: NodeId, _: &OsStr) -> io::Result<()> {
@@ -104,7 +104,7 @@ impl ListingSink for Names {
     }
 }
 
-fn name(text: &str) -> Name<'_> {
+pub(crate) fn name(text: &str) -> Name<'_> {
     Name::new(OsStr::new(text)).unwrap()
 }
 

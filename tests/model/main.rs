@@ -6,6 +6,7 @@
 //! * `mounted`: the same against a real mount, with a process for each reader;
 //! * `users`: SEMANTICS 5.3 once more, and random deeds of several users;
 //! * `regressions`: programs that once failed, shrunk;
+//! * `lock_races`: what one does with a lock file in the midst of what another does;
 //! * `interleavings`: publishing, retiring and looking up at the same time, in every order.
 //!
 //! `CACHEFS_SOAK=STEPS` runs that many steps instead of those of every day.
@@ -18,6 +19,7 @@ mod conformance;
 mod contract;
 mod engine;
 mod interleavings;
+mod lock_races;
 mod model;
 mod mounted;
 mod program;

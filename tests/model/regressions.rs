@@ -118,6 +118,11 @@ regressions! {
         Job(2, Close(0)), Job(2, Open("a", Create)), Job(2, Unlink("a")),
     ]
     agrees regression_an_empty_directory_of_another_is_kept [Job(1, Mkdir("b")), Job(0, Begin), Job(0, Rmdir("b"))]
+    // 3.6, of what was moved away and back since.
+    agrees regression_what_was_listed_and_came_back_is_no_news [
+        Job(0, Mkdir("a")), Job(0, Mkdir("b")), Job(0, Begin), Job(1, Open("a/b", Shared)), Job(2, List("a")),
+        Job(0, Rename("a/b", "b/a")), Job(0, Rename("b/a", "a/b")), Job(2, Rmdir("a")),
+    ]
     // 2.5: rename follows POSIX.
     agrees regression_a_directory_with_something_new_in_it_is_not_replaced [
         Job(0, Mkdir("a")), Job(1, List("a")), Job(0, Mkdir("a/a")), Job(1, Mkdir("b")),

@@ -1,8 +1,6 @@
 //! Lock files that are opened with `open(path, "w")`, as programs do that write into them who has the lock: what one
 //! of them does in the midst of what another does. All who open one lock the same file.
 
-use std::ffi::OsStr;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,28 +8,11 @@ use cachefs::cache::{Access, Cache, CacheOptions, Keep, PruneOptions};
 use cachefs::readers::made_up::MadeUp;
 use cachefs::readers::{Grouping, ReaderOptions, Readers};
 use cachefs::store::{Store, Wishes};
-use cachefs_mount::{
-    Caller, Errno, HandleId, Lookup, Name, NodeId, Notify, OpenFlags, Result, Volume,
-};
+use cachefs_mount::{Caller, Errno, HandleId, Lookup, NodeId, OpenFlags, Result, Volume};
+
+use crate::engine::{Deaf, name};
 
 const LOCK: &str = "guard";
-
-/// The kernel, which need not be told anything here.
-struct Deaf;
-
-impl Notify for Deaf {
-    fn expire(&self, _: NodeId, _: &OsStr) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn changed(&self, _: NodeId) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn device(&self) -> (u32, u32) {
-        (0, 0)
-    }
-}
 
 /// A store with a lock file in it, and processes that are jobs of their own.
 struct Ground {
@@ -65,6 +46,15 @@ impl Ground {
         self.system.start(pid, 1);
         Job { ground: self, caller: Caller { uid: 0, gid: 0, thread: pid } }
     }
+
+    /// Once somebody has looked whether anybody locks a file, that one is locked, and says by whom.
+    fn is_taken_after_next_look(&self, held: NodeId, handle: HandleId) {
+        let (cache, system) = (self.cache.clone(), self.system.clone());
+        self.system.after_next_look(move || {
+            system.lock(held.0);
+            cache.write(handle, 0, b"101\n").unwrap();
+        });
+    }
 }
 
 struct Job<'a> {
@@ -74,8 +64,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn finds(&self) -> NodeId {
-        let name = Name::new(OsStr::new(LOCK)).unwrap();
-        match self.ground.cache.lookup(&self.caller, NodeId::ROOT, name).unwrap() {
+        match self.ground.cache.lookup(&self.caller, NodeId::ROOT, name(LOCK)).unwrap() {
             Lookup::Found(entry) => entry.attributes.node,
             Lookup::Absent { .. } => panic!("the lock file is gone"),
         }
@@ -107,11 +96,7 @@ fn who_comes_while_another_one_takes_the_lock_gets_the_same_file() {
     holder.is_told_to_come_again();
     let (held, handle) = holder.comes_again();
     comer.is_told_to_come_again();
-    let (cache, system) = (ground.cache.clone(), ground.system.clone());
-    ground.system.after_next_look(move || {
-        system.lock(held.0);
-        cache.write(handle, 0, b"101\n").unwrap();
-    });
+    ground.is_taken_after_next_look(held, handle);
     assert_eq!(comer.comes_again().0, held);
 }
 
@@ -126,11 +111,7 @@ fn who_comes_while_the_lock_becomes_another_file_gets_that() {
     }
     let (held, handle) = holder.comes_again();
     assert_eq!(waiter.comes_again().0, held);
-    let (cache, system) = (ground.cache.clone(), ground.system.clone());
-    ground.system.after_next_look(move || {
-        system.lock(held.0);
-        cache.write(handle, 0, b"101\n").unwrap();
-    });
+    ground.is_taken_after_next_look(held, handle);
     assert_eq!(comer.comes_again().0, held);
 }
 
