@@ -120,7 +120,8 @@ pub(crate) trait World {
 /// is then done by way of the old one the contract says nothing. And where one job makes a name that another
 /// is just writing, or links: written programs and the storm of writers have that, random ones do not yet.
 /// Nor do they open directories as if they were files, which a mount can't tell from listing them, or twice
-/// what the same job is writing, of which it can't tell the one close from the other.
+/// what the same job is writing, of which it can't tell the one close from the other. Nor what depends on how
+/// soon something is reclaimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tricky {
     Done,
@@ -148,6 +149,7 @@ pub(crate) fn agree(
                     || model.opens_a_directory(job, act)
                     || model.opens_its_own_draft(job, act)
                     || model.gives_two_names(job, act)
+                    || model.moves_what_is_reclaimed(job, act)
                     || model.makes_what_another_makes(job, act);
                 if tricky == Tricky::Skipped && tricks {
                     continue;

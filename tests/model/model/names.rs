@@ -104,8 +104,7 @@ impl Model {
         let (moved, is_directory) = (version.node, self.is_directory(version.node));
         // The old name of something that lives under another one is not moved once more.
         let is_kept = matches!(version.stage, Stage::Retired(..));
-        let is_there = |v: &Version| matches!(v.stage, Stage::Retired(..)) && !v.is_old;
-        let is_old = version.is_old && (is_directory || self.count(moved, is_there) == 0);
+        let is_old = version.is_old && (is_directory || !self.is_removed(moved));
         let is_elsewhere = is_kept && (is_old || version.is_old && self.links(moved) > 0);
         if let Some(target) = self.view_of(to, job) {
             if target.node == moved && (!is_directory || from == to) {
@@ -169,6 +168,26 @@ impl Model {
         let Ok(at) = self.parent(*job, from) else { return false };
         let is_kept = |v: &Version| matches!(v.stage, Stage::Retired(..)) || v.maker != Some(*job);
         self.view_of(at, *job).is_some_and(|v| self.is_directory(v.node) && is_kept(v))
+    }
+
+    /// Whether a file is kept where it was removed.
+    fn is_removed(&self, file: Id) -> bool {
+        self.count(file, |v| matches!(v.stage, Stage::Retired(..)) && !v.is_old) > 0
+    }
+
+    /// Whether an act renames a file by its old name, of which nobody sees the newest any more: it works as
+    /// long as that is not reclaimed, which nobody waits for.
+    pub(crate) fn moves_what_is_reclaimed(&self, place: usize, act: Act) -> bool {
+        let (Act::Rename(from, _), Some((job, _))) = (act, &self.places[place]) else {
+            return false;
+        };
+        let Ok(at) = self.parent(*job, from) else { return false };
+        self.view_of(at, *job).is_some_and(|v| {
+            v.is_old
+                && self.links(v.node) == 0
+                && !self.is_directory(v.node)
+                && !self.is_removed(v.node)
+        })
     }
 
     /// Whether an act opens what the same job is just writing.
