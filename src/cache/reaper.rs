@@ -17,6 +17,9 @@ use crate::readers::Job;
 /// An open directory, the names in it that are still to be removed, and its own.
 type Emptied = (OwnedFd, Vec<Box<[u8]>>, Box<[u8]>);
 
+/// So often in one tree somebody may be late; who fills it all the time is not waited for.
+const LATE: u32 = 100;
+
 impl Cache {
     /// Starts what reclaims in the background.
     pub(super) fn start_reaper(self: &Arc<Self>) -> std::io::Result<()> {
@@ -128,6 +131,7 @@ impl Cache {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let top = open_at(own, name, flags)?;
         let mut open: Vec<Emptied> = Vec::new();
+        let mut late = 0;
         let names = self.names_in(&top)?;
         open.push((top, names, name.into()));
         while let Some((directory, names, _)) = open.last_mut() {
@@ -148,7 +152,16 @@ impl Cache {
             }
             let Some((directory, _, name)) = open.pop() else { break };
             let above = open.last().map_or(own, |(above, ..)| above);
-            rustix::fs::unlinkat(above, &*name, AtFlags::REMOVEDIR).map_err(errno)?;
+            match rustix::fs::unlinkat(above, &*name, AtFlags::REMOVEDIR).map_err(errno) {
+                // Somebody who had it open has put something in since its names were read.
+                Err(Errno::ENOTEMPTY) if late < LATE => {
+                    late += 1;
+                    let names = self.names_in(&directory)?;
+                    open.push((directory, names, name));
+                    continue;
+                }
+                removed => removed?,
+            }
             let key = key(&status(&directory, b"")?);
             self.lose(key, directory);
         }

@@ -14,6 +14,26 @@ fn agrees(program: &[Step]) {
     }
 }
 
+/// Each time the daemon is at another point of reclaiming what nobody sees any more.
+#[test]
+fn regression_what_is_put_into_a_directory_while_it_is_reclaimed_goes_with_it() {
+    let program = [
+        Job(2, Mkdir("b")),
+        Job(2, Mkdir("a")),
+        Job(1, Begin),
+        Job(0, Rmdir("a")),
+        Job(0, Open("b/a", New)),
+        Job(2, Rmdir("b")),
+        Job(2, Symlink("b")),
+        Job(0, Rename("b", "a")),
+        Job(1, Unlink("b")),
+        Job(0, Close(0)),
+    ];
+    for _ in 0..200 {
+        agrees(&program);
+    }
+}
+
 /// Runs them in a mount, where they failed for what the kernel does.
 #[track_caller]
 fn agrees_in_a_mount(program: &[Step]) {
