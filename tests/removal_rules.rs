@@ -532,6 +532,61 @@ fn who_removes_by_a_descriptor_does_not_remove_what_was_moved_away() {
     ground.agent().refused(libc::ENOENT, "status", ["/archive"]);
 }
 
+/// As `rm -r` does it: it closes what it has listed, gets back by "..", and gives up where it has not come from.
+#[test]
+fn who_removes_gets_back_to_where_he_came_from_although_that_was_moved() {
+    let ground = Ground::new();
+    ground.shell("mkdir archive");
+    let [mut installer, mut remover] = ground.agents();
+    for directory in ["/.tmp", "/.tmp/a", "/.tmp/a/b", "/.tmp/a/b/c"] {
+        installer.does("mkdir", [directory]);
+    }
+    installer.does("put", ["/.tmp/a/b/c/file", "text"]);
+    begins_to_remove(&mut remover, "/");
+    let came_from = ["/.tmp/a/b", "/.tmp/a", "/.tmp"].map(|path| remover.inode(path));
+    for (path, below) in [("/.tmp", "a"), ("/.tmp/a", "b"), ("/.tmp/a/b", "c")] {
+        remover.does("open", ["on the way", path, "directory"]);
+        assert_eq!(remover.list("@on the way"), [below]);
+        remover.does("close", ["on the way"]);
+    }
+    remover.does("open", ["at", "/.tmp/a/b/c", "directory"]);
+    assert_eq!(remover.list("@at"), ["file"]);
+    remover.does("unlink", ["@at/file"]);
+    let product = format!("/archive/{PRODUCT}");
+    installer.does("rename", ["/.tmp", &product]);
+    let mut below = "c";
+    for (above, inode) in ["b", "a", ".tmp"].into_iter().zip(came_from) {
+        remover.does("open", ["up", "@at/..", "directory"]);
+        assert_eq!(remover.inode("@up"), inode, "{above}");
+        remover.does("close", ["at"]);
+        remover.does("rmdir", [&format!("@up/{below}")]);
+        remover.does("open", ["at", "@up", "directory"]);
+        remover.does("close", ["up"]);
+        below = above;
+    }
+    remover.does("open", ["up", "@at/..", "directory"]);
+    assert_eq!(remover.inode("@up"), remover.inode("@d"));
+    remover.does("rmdir", ["@up/.tmp"]);
+    for name in ["at", "up", "d"] {
+        remover.does("close", [name]);
+    }
+    // Under its new name it is one directory to all.
+    let mut later = ground.agent();
+    later.refused(libc::ENOENT, "status", [&format!("{product}/a/new")]);
+    installer.does("put", [&format!("{product}/a/new"), "new"]);
+    assert_eq!(later.read(&format!("{product}/a/new")), "new");
+    for path in [product.clone(), format!("{product}/a"), format!("{product}/a/b/c")] {
+        assert_eq!(installer.inode(&path), later.inode(&path));
+    }
+    for agent in [&mut installer, &mut later, &mut remover] {
+        assert_eq!(agent.read(&format!("{product}/a/b/c/file")), "text");
+        assert_eq!(agent.list(&format!("{product}/a")), ["b", "new"]);
+    }
+    remover.does("remove", ["/archive"]);
+    remover.end();
+    ground.agent().refused(libc::ENOENT, "status", ["/archive"]);
+}
+
 /// What a job made and takes away again is seen by nobody else, but by those who list the directory: until they
 /// don't any more.
 #[test]

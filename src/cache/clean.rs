@@ -207,10 +207,13 @@ impl Cache {
     /// Has the kernel ask for a name again, which it could not know has changed.
     pub(super) fn tell_kernel(&self, folder: NodeId, name: &[u8]) {
         let Some(kernel) = self.kernel.get() else { return };
-        let told =
-            kernel.expire(folder, OsStr::from_bytes(name)).and_then(|()| kernel.changed(folder));
-        if let Err(error) = told {
-            tracing::warn!(%error, "can't tell the kernel of a name that was removed");
+        for folder in self.numbers_of(folder) {
+            let told = kernel
+                .expire(folder, OsStr::from_bytes(name))
+                .and_then(|()| kernel.changed(folder));
+            if let Err(error) = told {
+                tracing::warn!(%error, "can't tell the kernel of a name that was removed");
+            }
         }
     }
 }

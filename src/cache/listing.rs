@@ -374,7 +374,7 @@ impl Cache {
             && let Some(kind) = raw.kind
         {
             let key = FileKey { device: directory.key().device, inode: raw.inode };
-            let number = self.tree.number_below(key, kind, directory.face);
+            let number = self.found_as(self.tree.number_below(key, kind, directory.face));
             return Ok(Put::of(sink.take(&bare(number, kind))));
         }
         // A name that went away meanwhile is left out.
@@ -382,12 +382,12 @@ impl Cache {
             return Ok(Put::LeftOut);
         };
         let entry = match self.choose_or_give_back(&kept, Some(live), reader) {
-            Seen::Live(live) if kept.is_empty() && versioned.of.is_none() => {
-                self.entry(live.node.id, &live.status)
-            }
             Seen::Live(live) => {
-                let entry = self.entry(live.node.id, &live.status);
-                Entry { name_valid: Duration::ZERO, ..entry }
+                let name_valid = match kept.is_empty() {
+                    true => self.names_valid(directory),
+                    false => Duration::ZERO,
+                };
+                Entry { name_valid, ..self.live_entry(&live) }
             }
             Seen::Kept(id) => return Ok(Put::of(self.list_kept(raw.name, id, raw.next, sink))),
             Seen::Nothing => return Ok(Put::LeftOut),

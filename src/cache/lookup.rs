@@ -117,7 +117,7 @@ impl Cache {
         }
         match seen {
             Seen::Live(live) => {
-                let entry = self.entry(live.node.id, &live.status);
+                let entry = self.live_entry(&live);
                 Ok(Lookup::Found(Entry { name_valid: valid, ..entry }))
             }
             Seen::Kept(node) => match self.kept_entry(node) {
@@ -158,10 +158,7 @@ impl Cache {
         let directory = self.directory(folder.id)?;
         let (live, kept) = self.look(folder, &directory, name)?;
         if kept.is_empty() {
-            // What is a user's own may be moved to where others look, and the kernel moves with it the
-            // time for which it believes a name.
-            let valid = if folder.of.is_some() { Duration::ZERO } else { FOREVER };
-            return Ok((live.map_or(Seen::Nothing, Seen::Live), valid));
+            return Ok((live.map_or(Seen::Nothing, Seen::Live), self.names_valid(folder)));
         }
         let seen = self.choose_or_give_back(&kept, live, self.reader(caller));
         self.keep_reachable(caller, &kept, &seen);

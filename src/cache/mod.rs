@@ -18,6 +18,7 @@ mod name_locks_tests;
 mod namespace;
 mod numbers;
 mod own;
+mod parting;
 mod pruning;
 mod publish;
 mod quota;
@@ -64,6 +65,7 @@ use self::name_locks::NameLocks;
 use self::numbers::Numbers;
 pub use self::numbers::{OTHER, ToolNumbers, Totals};
 use self::own::Own;
+use self::parting::Partings;
 use self::pruning::Pruner;
 pub use self::pruning::{
     Inventory, Known, Limits, Listed, PruneError, PruneOptions, PruneRequest, Pruned, PrunedUnit,
@@ -118,6 +120,7 @@ pub struct Cache {
     /// Of the running jobs, by their numbers.
     products: DashMap<u64, Products>,
     namings: Namings,
+    partings: Partings,
     /// How many directories are open and listed.
     listings: AtomicUsize,
     /// Names that a job sees while it lists a directory, by the job and the directory.
@@ -194,6 +197,7 @@ impl Cache {
             additions: Additions::new(),
             products: DashMap::new(),
             namings: Namings::new(),
+            partings: Partings::default(),
             listings: AtomicUsize::new(0),
             kept_while_listed: DashMap::new(),
             retired: Retired::default(),

@@ -47,7 +47,7 @@ impl Cache {
     /// `job` has just given a node that name.
     pub(super) fn note_added(&self, node: NodeId, job: &Job, name: (NodeId, Name<'_>), how: How) {
         let at = self.readers.tick();
-        self.additions.note(name, Added::new(node, (job.id, at), how));
+        self.note_addition(name, Added::new(node, (job.id, at), how));
     }
 
     /// Locks a name in which something is to be made, unless another job is just making it.

@@ -127,7 +127,7 @@ impl Cache {
             }
             None => (self.readers.tick(), How::Written),
         };
-        self.additions.note((parent, name), Added::new(id, (by, added.0), added.1));
+        self.note_addition((parent, name), Added::new(id, (by, added.0), added.1));
     }
 
     /// A draft that other jobs have open, too, and may write in their own ways, is not the node that is

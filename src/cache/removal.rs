@@ -342,6 +342,14 @@ impl Cache {
         }
         let source = self.source(&job, &folder, &from, name)?;
         let moved = key(&status(&source.descriptor, b"")?);
+        if source.live
+            && !exchange
+            && caller.thread != 0
+            && let Some(node) = self.tree.find(moved)
+            && self.has_to_be_parted(&job, &node, &source.descriptor)
+        {
+            return Err(Errno::ESTALE);
+        }
         let mut target = match open_at(&*to, new_name.as_bytes(), OFlags::PATH) {
             Ok(descriptor) => Some((status(&descriptor, b"")?, descriptor)),
             Err(Errno::ENOENT) => None,
@@ -460,8 +468,9 @@ impl Cache {
     ) {
         let now = self.readers.tick();
         let added = Added::new(node.id, (job.id, before.unwrap_or(now)), How::Moved);
-        self.additions.note(name, added);
+        self.note_addition(name, added);
         if node.kind == Kind::Directory {
+            self.note_parted_moved(node.id, name.0, name.1);
             self.additions.note_moved(node.id, now);
         }
     }

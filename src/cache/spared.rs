@@ -112,7 +112,8 @@ impl Cache {
     ) -> bool {
         let process = self.readers.process(caller);
         // Seen by an old name: who removes that does not mean what has another one by now.
-        let by_old_name = self.tree.get(parent).is_ok_and(|parent| parent.face != 0);
+        let by_old_name =
+            self.tree.get(parent).is_ok_and(|parent| !self.partings.is_live(parent.face));
         if by_old_name || self.was_moved_while_listed(process, job, folder) {
             // By the first of its numbers, which the operating system may not know at the moment.
             let first = self.tree.number(folder.key());

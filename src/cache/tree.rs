@@ -171,14 +171,24 @@ impl Tree {
         NodeId(*self.faced.entry((key, face)).or_insert_with(new))
     }
 
+    /// The number of a directory below one of that face, if it has one there.
+    pub(super) fn known_below(&self, key: FileKey, face: Face) -> Option<NodeId> {
+        self.faced.get(&(key, face)).map(|number| NodeId(*number))
+    }
+
     /// A second node of a directory, with one reference. It is reached by `descriptor`; without
     /// one, nothing can be reached by it.
     pub(super) fn second(&self, key: FileKey, descriptor: Option<OwnedFd>) -> Arc<Node> {
         let id = NodeId(self.next.fetch_add(1, Ordering::Relaxed));
         let face = self.next_face.fetch_add(1, Ordering::Relaxed);
-        let of = self.find(key).and_then(|first| first.of);
+        let first = self.find(key).filter(|first| self.hold(first.id));
+        let of = first.as_ref().and_then(|first| first.of);
         let node = Node::new(id, key, Kind::Directory, (face, of), 1);
-        node.state.lock().orphan = descriptor.map(Arc::new);
+        {
+            let mut state = node.state.lock();
+            state.orphan = descriptor.map(Arc::new);
+            state.first = first.map(|first| first.id);
+        }
         let node = Arc::new(node);
         self.nodes.insert(id.0, node.clone());
         node
@@ -189,7 +199,7 @@ impl Tree {
         if node.face == 0 {
             return node.clone();
         }
-        // Not known: then it has no versions, for they would keep it known.
+        // Its file is gone: then it has no versions any more, for they would keep it known.
         self.find(node.key()).unwrap_or_else(|| node.clone())
     }
 
@@ -224,7 +234,17 @@ impl Tree {
         };
         let of = match parent {
             USERS => user_of(name.as_bytes()),
-            _ => above.and_then(|above| above.of),
+            _ => above.as_ref().and_then(|above| above.of),
+        };
+        // Known as long as this one is, and first, so that versions have one place.
+        let first = above.as_ref().filter(|_| face != 0).map(|above| self.versioned(above));
+        let first = first.filter(|above| above.face == 0);
+        let first = first.map(|above| self.know(key, kind, above.id, name).id);
+        let mut is_new = false;
+        // A file has a name in a directory once, by whatever number of that it was found.
+        let parent = match above {
+            Some(above) if kind != Kind::Directory && above.face != 0 => self.versioned(&above).id,
+            _ => parent,
         };
         loop {
             let id = self.number_below(key, kind, face);
@@ -243,10 +263,15 @@ impl Tree {
                 }
                 Entry::Vacant(entry) => {
                     let node = Arc::new(Node::new(id, key, kind, (face, of), 1));
+                    node.state.lock().first = first;
                     entry.insert(node.clone());
+                    is_new = true;
                     node
                 }
             };
+            if let Some(first) = first.filter(|_| !is_new) {
+                self.give_back(first, 1);
+            }
             // What was removed while it was looked for is where it was put, not where it was found.
             if kind != Kind::Directory || !node.is_in_own_folder() || is_own(parent) {
                 self.add_place(&node, parent, name);
@@ -410,8 +435,12 @@ impl Tree {
         while let Some((next, count)) = pending.pop() {
             let Some(node) = self.give_back_one(next, count) else { continue };
             gone |= next == id;
-            let places = std::mem::take(&mut node.state.lock().places);
+            let (places, first) = {
+                let mut state = node.state.lock();
+                (std::mem::take(&mut state.places), state.first)
+            };
             pending.extend(places.iter().map(|place| (place.parent(), 1)));
+            pending.extend(first.map(|first| (first, 1)));
         }
         gone
     }
@@ -603,6 +632,25 @@ mod tests {
         assert_eq!((dir.of, file.of), (Some(2000), Some(2000)));
         assert_eq!(tree.second(key(5), None).of, Some(2000));
         assert_eq!(tree.know(key(8), Kind::File, NodeId::ROOT, name("1-2")).of, None);
+    }
+
+    #[test]
+    fn the_first_node_of_a_directory_is_known_as_long_as_its_others() {
+        let tree = tree();
+        let first = tree.know(key(5), Kind::Directory, NodeId::ROOT, name("d"));
+        let second = tree.second(key(5), None);
+        let below = tree.know(key(6), Kind::Directory, second.id, name("below"));
+        let again = tree.know(key(6), Kind::Directory, second.id, name("below"));
+        let file = tree.know(key(7), Kind::File, second.id, name("f"));
+        assert_eq!(file.place().unwrap().parent(), first.id);
+        assert_eq!(tree.versioned(&below).place().unwrap().parent(), first.id);
+        assert_eq!(below.id, again.id);
+        for (node, count) in [(&first, 1), (&second, 1), (&file, 1), (&below, 1)] {
+            tree.give_back(node.id, count);
+        }
+        assert_eq!(tree.versioned(&below).face, 0);
+        tree.give_back(below.id, 1);
+        assert_eq!(tree.len(), 1);
     }
 
     #[test]

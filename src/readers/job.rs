@@ -164,6 +164,14 @@ impl Job {
         !self.listing.lock().open.is_empty()
     }
 
+    /// The directories that it has open and lists.
+    pub fn lists(&self) -> SmallVec<[u64; 4]> {
+        let mut open = self.listing.lock().open.clone();
+        open.sort_unstable();
+        open.dedup();
+        open.into_iter().collect()
+    }
+
     /// It closes a directory that it lists. Who goes through a tree may go on with what it has read there, and so
     /// lists it until it has none open at all, or has removed it. Returns which it does not list any more.
     pub fn ends_to_list(&self, node: u64) -> SmallVec<[u64; 4]> {

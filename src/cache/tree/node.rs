@@ -86,6 +86,8 @@ pub(super) struct State {
     pub(super) was: Option<Place>,
     /// Its file lives on under another number.
     pub(super) renumbered: bool,
+    /// Of a second node of a directory: the first, which has the versions, with one reference.
+    pub(super) first: Option<NodeId>,
     /// Of a directory: the versions of its names that are not live. Absent until there are some, which
     /// is nearly always; the live ones are in the store itself (SEMANTICS 1.1).
     pub(super) versions: Option<Box<Versions>>,
@@ -334,6 +336,7 @@ impl Node {
             _counted: None,
             was: None,
             renumbered: false,
+            first: None,
             versions: None,
         });
         let (used, tool) = (AtomicU64::new(0), AtomicU32::new(0));
