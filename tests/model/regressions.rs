@@ -143,6 +143,10 @@ regressions! {
         Job(0, Mkdir("a")), Job(0, Mkdir("b")), Job(0, Begin), Job(1, Open("a/b", Shared)), Job(2, List("a")),
         Job(0, Rename("a/b", "b/a")), Job(0, Rename("b/a", "a/b")), Job(2, Rmdir("a")),
     ]
+    agrees regression_what_is_being_written_is_no_news_yet [
+        Job(0, Mkdir("a")), Job(1, List("a")), Job(2, Open("a/b", Create)), Job(0, Rmdir("a")), Job(2, End),
+        Job(0, Mkdir("a")), Job(2, Open("a/b", Create)), Job(1, Rmdir("a")),
+    ]
     // 2.5: rename follows POSIX.
     agrees regression_a_directory_with_something_new_in_it_is_not_replaced [
         Job(0, Mkdir("a")), Job(1, List("a")), Job(0, Mkdir("a/a")), Job(1, Mkdir("b")),

@@ -28,10 +28,12 @@ impl Model {
         let version = self.view_of(at, job).ok_or(libc::ENOENT)?.clone();
         let names = self.names(version.node).map_err(|_| libc::ENOTDIR)?.clone();
         let listed = self.listed.get(&(job, version.node));
-        // Also what has come and gone since; but of a name only what was given it last is known.
+        // Also what has come and gone since; but of a name only what was given it last is known. What is being
+        // written is not given it yet.
         let is_news = |versions: &Vec<Version>, version: &Version| {
             let (when, who) = version.added;
-            let is_last = versions.iter().all(|other| other.added.0 <= when);
+            let is_given = |other: &&Version| !matches!(other.stage, Stage::Staged(_));
+            let is_last = versions.iter().filter(is_given).all(|other| other.added.0 <= when);
             let is_known = is_last || !matches!(version.stage, Stage::Retired(..));
             is_known && who != job && listed.is_some_and(|at| *at < when)
         };
