@@ -582,9 +582,14 @@ fn who_removes_gets_back_to_where_he_came_from_although_that_was_moved() {
         assert_eq!(agent.read(&format!("{product}/a/b/c/file")), "text");
         assert_eq!(agent.list(&format!("{product}/a")), ["b", "new"]);
     }
+    // Who works there goes on.
+    let work = format!("{product}/a/b");
+    later.does("chdir", [&work]);
     remover.does("remove", ["/archive"]);
     remover.end();
     ground.agent().refused(libc::ENOENT, "status", ["/archive"]);
+    eventually("it has a path", || later.ask("getcwd", ()) == Ok(work.as_str().into()));
+    assert_eq!(later.read(&format!("{work}/c/file")), "text");
 }
 
 /// What a job made and takes away again is seen by nobody else, but by those who list the directory: until they

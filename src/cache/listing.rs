@@ -20,7 +20,7 @@ use super::Cache;
 use super::handles::{Handle, Listing, Open};
 use super::lookup::Seen;
 use super::resolve::{errno, open_at, status};
-use super::tree::{FileKey, Node};
+use super::tree::{FileKey, Node, known_name};
 use super::view::Reader;
 
 /// Bytes asked for in one `getdents64(2)`.
@@ -305,7 +305,7 @@ impl Cache {
         // The offsets of what is live say nothing of these.
         let after = if offset & OTHERS == 0 { 0 } else { offset & !OTHERS };
         for (number, name, id) in others.iter().filter(|(number, ..)| *number > after) {
-            if !self.list_kept(OsStr::from_bytes(name), *id, OTHERS | number, sink) {
+            if !self.list_kept(&node, known_name(name), *id, OTHERS | number, sink) {
                 return Ok(());
             }
         }
@@ -335,9 +335,17 @@ impl Cache {
     }
 
     /// Puts a version that is not live into the sink; false when there is no room for it.
-    fn list_kept(&self, name: &OsStr, id: NodeId, next: u64, sink: &mut dyn ListingSink) -> bool {
-        let Ok(entry) = self.kept_entry(id) else { return true };
-        let kind = entry.attributes.kind;
+    fn list_kept(
+        &self,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        id: NodeId,
+        next: u64,
+        sink: &mut dyn ListingSink,
+    ) -> bool {
+        let Ok(entry) = self.kept_entry_in(folder, name, id) else { return true };
+        let (id, kind) = (entry.attributes.node, entry.attributes.kind);
+        let name = name.as_os_str();
         let taken = sink.take(&Listed { name, node: id, kind, next, entry: Some(entry) });
         if !taken || !sink.wants_attributes() {
             self.give_back(id, 1);
@@ -389,7 +397,9 @@ impl Cache {
                 };
                 Entry { name_valid, ..self.live_entry(&live) }
             }
-            Seen::Kept(id) => return Ok(Put::of(self.list_kept(raw.name, id, raw.next, sink))),
+            Seen::Kept(id) => {
+                return Ok(Put::of(self.list_kept(directory, name, id, raw.next, sink)));
+            }
             Seen::Nothing => return Ok(Put::LeftOut),
         };
         let listed = Listed {

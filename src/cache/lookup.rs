@@ -120,7 +120,7 @@ impl Cache {
                 let entry = self.live_entry(&live);
                 Ok(Lookup::Found(Entry { name_valid: valid, ..entry }))
             }
-            Seen::Kept(node) => match self.kept_entry(node) {
+            Seen::Kept(node) => match self.kept_entry_in(&folder, name, node) {
                 // Reclaimed just now.
                 Err(Errno::ESTALE | Errno::ENOENT) => Ok(Lookup::Absent { valid: Duration::ZERO }),
                 entry => entry.map(Lookup::Found),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cachefs_mount::{Entry, Kind, Name, NodeId};
+use cachefs_mount::{Entry, Kind, Name, NodeId, Result};
 use parking_lot::Mutex;
 
 use super::Cache;
@@ -153,6 +153,27 @@ impl Cache {
             return self.entry(second.id, &live.status);
         }
         self.entry(live.node.id, &live.status)
+    }
+
+    /// The entry of a version that is not live, under the number by which it is found in that directory.
+    pub(super) fn kept_entry_in(
+        &self,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        id: NodeId,
+    ) -> Result<Entry> {
+        if self.partings.is_empty() {
+            return self.kept_entry(id);
+        }
+        let node = self.tree.get(id)?;
+        let is_below = folder.face != 0 && self.partings.is_live(folder.face);
+        if node.kind != Kind::Directory || node.face != 0 || !is_below {
+            return self.kept_entry(self.found_as(id));
+        }
+        let below = self.tree.know(node.key(), Kind::Directory, folder.id, name);
+        let entry = self.kept_entry(below.id);
+        self.give_back(below.id, 1);
+        entry
     }
 
     /// Under which number a directory is found that has this one.

@@ -66,9 +66,13 @@ impl Cache {
         if let Some(kept) = self.descriptors.directory(id) {
             return Ok(kept);
         }
+        let node = self.tree.get(id)?;
+        if let Some(first) = self.first_of(&node) {
+            return self.directory(first.id);
+        }
         // Up to the nearest directory that is still open, and down again; not by recursion, as
         // trees may be deeper than a stack.
-        let mut missing = vec![self.tree.get(id)?];
+        let mut missing = vec![node];
         let mut found = loop {
             let node = &missing[missing.len() - 1];
             if node.kind != Kind::Directory {
@@ -97,6 +101,14 @@ impl Cache {
             }
         }
         Ok(found)
+    }
+
+    /// The first node of a directory, which is where that is; none for what has a way of its own.
+    fn first_of(&self, node: &Node) -> Option<Arc<Node>> {
+        if node.face == 0 || node.is_orphan() {
+            return None;
+        }
+        self.tree.get(node.first()?).ok()
     }
 
     /// The folders that are always open.
@@ -197,6 +209,9 @@ impl Cache {
 
     /// A descriptor (`O_PATH`) of a known node of any kind.
     pub(super) fn descriptor(&self, node: &Node) -> Result<Arc<OwnedFd>> {
+        if let Some(first) = self.first_of(node) {
+            return self.descriptor(&first);
+        }
         if node.id == NodeId::ROOT {
             return Ok(self.root.clone());
         }
@@ -213,6 +228,9 @@ impl Cache {
 
     /// What the store says of a known node.
     pub(super) fn node_status(&self, node: &Node) -> Result<Statx> {
+        if let Some(first) = self.first_of(node) {
+            return self.node_status(&first);
+        }
         if node.id == NodeId::ROOT {
             return status(&*self.root, b"");
         }

@@ -155,6 +155,11 @@ impl Node {
         self.state.lock().places.clone()
     }
 
+    /// Of a second node of a directory: the first, which is where the directory is.
+    pub(in crate::cache) fn first(&self) -> Option<NodeId> {
+        self.state.lock().first
+    }
+
     /// The descriptor of a node that has lost its last name.
     pub(in crate::cache) fn orphan(&self) -> Option<Arc<OwnedFd>> {
         self.state.lock().orphan.clone()
@@ -362,7 +367,7 @@ impl Node {
         self.state.lock().places.first().is_some_and(|place| !place.is_public())
     }
 
-    pub(super) fn is_orphan(&self) -> bool {
+    pub(in crate::cache) fn is_orphan(&self) -> bool {
         self.state.lock().orphan.is_some()
     }
 }
