@@ -4,7 +4,7 @@ mod common;
 mod views;
 
 use common::Run;
-use views::{Agent, Ground, eventually};
+use views::{Agent, Ground, PYTHON, eventually, scripts, soak};
 
 /// A name that stands in no file by chance.
 const PRODUCT: &str = "q7Vx2-JmN0aPz";
@@ -753,4 +753,29 @@ fn who_has_named_a_directory_removes_it() {
     installer.does("rmdir", [&product]);
     ground.agent().refused(libc::ENOENT, "status", [&product]);
     assert_eq!(ground.agent().list("/archive"), [""; 0]);
+}
+
+/// The kernel remembers listings, for all. What one alone sees in a directory is not listed to others.
+#[test]
+fn who_has_opened_a_directory_is_listed_what_he_sees_himself() {
+    let ground = Ground::new();
+    ground.shell("mkdir directory; touch directory/gone directory/there");
+    let [mut reader, mut remover] = ground.agents();
+    for agent in [&mut reader, &mut remover] {
+        agent.does("open", ["d", "/directory", "directory"]);
+    }
+    remover.does("unlink", ["/directory/gone"]);
+    for _ in 0..2 {
+        assert_eq!(reader.list("@d"), ["gone", "there"]);
+        assert_eq!(remover.list("@d"), ["there"]);
+    }
+}
+
+#[test]
+fn who_clears_up_beside_others_who_do_comes_through() {
+    let ground = Ground::new();
+    ground.shell("mkdir temporary");
+    let script = scripts().join("clears_up.py");
+    let rounds = if soak() { "2000" } else { "250" };
+    Run::new(PYTHON).arg(script).arg(ground.root().join("temporary")).arg(rounds).succeeds();
 }

@@ -46,6 +46,8 @@ pub(super) struct Listing {
     pub(super) stream: Option<Stream>,
     /// Whether the job counts as one that lists the directory by this handle.
     pub(super) counts: bool,
+    /// The kernel remembers what it is told, for all.
+    pub(super) cached: bool,
 }
 
 /// What a handle writes.

@@ -50,6 +50,8 @@ pub(super) struct Stream {
     names: RandomState,
     /// What follows the live ones, once they have been listed.
     others: Option<Vec<Other>>,
+    /// The kernel has listed what comes before by itself, as it remembered it.
+    goes_on: bool,
 }
 
 /// Number, name and node of a version that is not live.
@@ -93,6 +95,7 @@ impl Stream {
             listed: Vec::new(),
             names: RandomState::new(),
             others: None,
+            goes_on: false,
         }
     }
 
@@ -214,7 +217,7 @@ impl Cache {
         if counts {
             self.begin_to_list(&job, versioned.id);
         }
-        let open = Open::Directory(Mutex::new(Listing { stream: None, counts }));
+        let open = Open::Directory(Mutex::new(Listing { stream: None, counts, cached }));
         let handle = Handle { node: id, job, process, uid: caller.uid, user, open };
         Ok((self.handles.insert(handle), cached))
     }
@@ -268,14 +271,20 @@ impl Cache {
         }
         // Only those who list by this very handle wait for each other here.
         let mut listing = listing.lock();
+        let cached = listing.cached;
         if !std::mem::replace(&mut listing.counts, true) {
             self.begin_to_list(&handle.job, versioned.id);
         }
         let stream = match &mut listing.stream {
             Some(stream) => stream,
-            none => none.insert(self.open_stream(handle.node)?),
+            none => {
+                let stream = none.insert(self.open_stream(handle.node)?);
+                stream.goes_on = offset != 0;
+                stream
+            }
         };
         let reader = handle.job.reader_as(handle.user);
+        let mut any = false;
         if offset & OTHERS == 0 {
             stream.go_to(offset)?;
             stream.forget_listed_after(offset);
@@ -289,7 +298,9 @@ impl Cache {
                     return Ok(());
                 }
                 stream.advance(length, next);
+                stream.goes_on = false;
                 if put == Put::Listed {
+                    any = true;
                     stream.listed.push((next, name));
                 }
             }
@@ -297,11 +308,25 @@ impl Cache {
         let others = match stream.others {
             Some(ref others) => others,
             None => {
-                let others = self.others_in(&node, &versioned, reader)?;
-                let others = stream.not_yet_listed(others);
+                // The kernel remembers a listing of a directory in which there were none: what is one now was live
+                // then, and was listed.
+                let others = match stream.goes_on {
+                    true => Vec::new(),
+                    false => stream.not_yet_listed(self.others_in(&node, &versioned, reader)?),
+                };
                 stream.others.insert(others)
             }
         };
+        if cached && !others.is_empty() {
+            // The kernel remembers for all what it is told, and is not to remember what only this reader sees. It
+            // can't put that where it has put the rest, once it has let go of that; and it asks for it anew.
+            if any {
+                return Ok(());
+            }
+            if let Some(kernel) = self.kernel.get() {
+                kernel.changed(handle.node).map_err(|_| Errno::EIO)?;
+            }
+        }
         // The offsets of what is live say nothing of these.
         let after = if offset & OTHERS == 0 { 0 } else { offset & !OTHERS };
         for (number, name, id) in others.iter().filter(|(number, ..)| *number > after) {
