@@ -17,14 +17,11 @@ use parking_lot::Mutex;
 use super::Cache;
 use super::additions::Added;
 use super::lookup::Live;
-use super::tree::{Face, Node};
+use super::tree::{DEEPEST, Face, Node};
 use crate::readers::Job;
 
 /// So many are told from what they were at a time; each takes a descriptor.
 const MOST: usize = 256;
-
-/// A path in a mount is no deeper, or nobody is looked for in it.
-const DEEPEST: usize = 256;
 
 /// A directory that was moved from under somebody.
 #[derive(Debug)]

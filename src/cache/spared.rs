@@ -23,7 +23,7 @@ use super::additions::How;
 use super::name_locks::Change;
 use super::references::FOREVER;
 use super::resolve::status;
-use super::tree::{Node, known_name};
+use super::tree::{DEEPEST, Node, known_name};
 use super::view::Moment;
 use crate::readers::Job;
 
@@ -32,9 +32,6 @@ const KNOWN: NonZeroUsize = NonZeroUsize::new(1 << 12).unwrap();
 
 /// Who looked longer ago does not decide by what he saw then.
 const DECIDES: Duration = Duration::from_secs(300);
-
-/// A path in a mount is no deeper, or nothing of it is spared.
-const DEEPEST: usize = 256;
 
 /// Where a directory is named.
 #[derive(Clone, Debug)]

@@ -39,6 +39,9 @@ pub(super) const ASIDE: NodeId = NodeId(u64::MAX - 3);
 /// The node of the folder of what users who are not trusted have to themselves.
 pub(super) const USERS: NodeId = NodeId(u64::MAX - 4);
 
+/// A path in a mount is no deeper, or who goes up it gives up.
+pub(super) const DEEPEST: usize = 256;
+
 /// So many folders there are, at most, for versions that are being written.
 pub(super) const STAGES: usize = 32;
 

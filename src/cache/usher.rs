@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use super::Cache;
 use super::lookup::Seen;
-use super::tree::KeptList;
+use super::tree::{DEEPEST, KeptList};
 use super::view::{Moment, Reader, Stage};
 
 /// Who can look at processes, and look up names in the mount.
@@ -36,9 +36,6 @@ const LOOK_AFTER: Duration = Duration::from_millis(20);
 
 /// So much longer than that takes, nobody looks again.
 const REST: u32 = 4;
-
-/// A path in a mount is no deeper, or nobody is shown to it.
-const DEEPEST: usize = 256;
 
 /// As the view function knows the usher: he sees all that anybody may still see.
 const EVERYTHING: Reader = Reader { id: u64::MAX - 2, began: Moment(0), user: None };

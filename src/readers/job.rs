@@ -166,10 +166,7 @@ impl Job {
 
     /// The directories that it has open and lists.
     pub fn lists(&self) -> SmallVec<[u64; 4]> {
-        let mut open = self.listing.lock().open.clone();
-        open.sort_unstable();
-        open.dedup();
-        open.into_iter().collect()
+        self.listing.lock().open.clone()
     }
 
     /// It closes a directory that it lists. Who goes through a tree may go on with what it has read there, and so
