@@ -43,11 +43,21 @@ pub(crate) fn used(path: &Path) -> SystemTime {
     fs::symlink_metadata(path).unwrap().accessed().unwrap()
 }
 
+/// The names of what is in the units that are left.
+fn names_left(store: &Path) -> BTreeSet<String> {
+    let at = store.join("pip/http-v2/a/b/c/d/e");
+    fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// Whether those units are left and nothing else; while it prunes, some are there in part.
+pub(crate) fn are_left<const N: usize>(store: &Path, units: [&str; N]) -> bool {
+    let both = |unit: &str| [unit.to_owned(), format!("{unit}.body")];
+    names_left(store) == units.into_iter().flat_map(both).collect()
+}
+
 /// The units that are left, each of them whole.
 pub(crate) fn left(store: &Path) -> BTreeSet<String> {
-    let at = store.join("pip/http-v2/a/b/c/d/e");
-    let names: BTreeSet<String> =
-        fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let names = names_left(store);
     let units: BTreeSet<String> =
         names.iter().map(|name| name.trim_end_matches(".body").to_owned()).collect();
     for unit in &units {

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::common::{Mount, Run, needs_root};
 use crate::conformance::{Filesystem, Image};
-use crate::ground::{SIZE, left, names, prune, unit, wait_until};
+use crate::ground::{SIZE, are_left, left, names, prune, unit, wait_until};
 use crate::job::Job;
 
 fn store() -> tempfile::TempDir {
@@ -25,7 +25,7 @@ fn a_size_is_kept_from_the_beginning_and_when_much_is_written() {
     let place = store();
     let size = two_and_a_half();
     let mount = Mount::builder().store(place.path()).options(["--max-size", &size]).mount();
-    wait_until(&mount, "pruned", || left(place.path()) == names(["c", "d"]));
+    wait_until(&mount, "pruned", || are_left(place.path(), ["c", "d"]));
     // Nobody waits for ten minutes: what was written has passed it.
     let folder = mount.path().join("pip/http-v2/a/b/c/d/e");
     let script = format!(
@@ -33,7 +33,7 @@ fn a_size_is_kept_from_the_beginning_and_when_much_is_written() {
          f.body; echo head > t; mv t f"
     );
     Run::shell(script).directory(&folder).succeeds();
-    wait_until(&mount, "pruned", || left(place.path()) == names(["e", "f"]));
+    wait_until(&mount, "pruned", || are_left(place.path(), ["e", "f"]));
     let status = mount.status();
     assert_eq!(status["limits"]["max_size"], size.as_str());
     assert_eq!(status["limits"]["prune_every"], 600);
@@ -46,9 +46,9 @@ fn what_is_too_old_goes_on_a_timer() {
     let place = store();
     let options = ["--max-age", "150m", "--prune-every", "1s"];
     let mount = Mount::builder().store(place.path()).options(options).mount();
-    wait_until(&mount, "pruned", || left(place.path()) == names(["c", "d"]));
+    wait_until(&mount, "pruned", || are_left(place.path(), ["c", "d"]));
     unit(place.path(), "old", 5);
-    wait_until(&mount, "pruned", || left(place.path()) == names(["c", "d"]));
+    wait_until(&mount, "pruned", || are_left(place.path(), ["c", "d"]));
 }
 
 #[test]
