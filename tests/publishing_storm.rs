@@ -4,11 +4,11 @@
 mod common;
 mod views;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::Mount;
+use common::{Mount, Run};
 use serde_json::{Value, json};
 use views::{Agent, Ground, soak};
 
@@ -147,6 +147,44 @@ fn every_read_is_one_whole_version_read_by_the_kernel() {
 #[test]
 fn every_read_is_one_whole_version_read_through_the_daemon() {
     every_read_is_one_whole_version(&["--no-passthrough"]);
+}
+
+/// What comes of writers who are killed as fast as they can be started.
+fn killed(directory: &Path) -> Value {
+    let script = views::scripts().join("killed.py");
+    let run = Run::new("python3").arg(script).arg(directory).arg("10");
+    let finished = run.timeout(Duration::from_secs(150)).succeeds();
+    let told: Value = serde_json::from_str(&finished.stdout).unwrap();
+    println!("{told} {}", finished.stderr);
+    // Else nothing was tried.
+    assert!(told["killed"].as_u64() > Some(100), "{told}");
+    told
+}
+
+fn who_is_killed_leaves_what_was_there(options: &[&str]) {
+    let builder = Mount::builder().options(options.to_vec()).watchdog(Duration::from_secs(200));
+    let ground = Ground::built(builder);
+    let told = killed(ground.mount().path());
+    assert_eq!(told["wrong"], json!([]));
+    assert!(told["read"].as_u64() > Some(500), "{told}");
+    ground.nothing_is_staged();
+    ground.reclaimed();
+}
+
+#[test]
+fn who_is_killed_leaves_what_was_there_read_by_the_kernel() {
+    who_is_killed_leaves_what_was_there(&[]);
+}
+
+#[test]
+fn who_is_killed_leaves_what_was_there_read_through_the_daemon() {
+    who_is_killed_leaves_what_was_there(&["--no-passthrough"]);
+}
+
+#[test]
+fn on_a_plain_directory_who_is_killed_leaves_half_files() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_ne!(killed(directory.path())["wrong"], json!([]));
 }
 
 #[test]

@@ -257,6 +257,8 @@ impl Cache {
         let status = status(&file, b"")?;
         let place = super::tree::known_name(text.as_bytes());
         let node = self.tree.know(key(&status), Kind::File, lies, place);
+        // Who was told of it comes back to this name, whatever has become of it.
+        node.note_last_place(folder.id, name);
         let draft = Arc::new(Draft {
             folder: folder.clone(),
             name: name.as_bytes().into(),

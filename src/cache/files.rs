@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use cachefs_mount::{
     AllocateFlags, Caller, Entry, Errno, HandleId, Kind, Name, NodeId, OpenFlags, Opened, Result,
@@ -47,8 +48,10 @@ impl Cache {
         self.count_hit(&node);
         let job = self.readers.job(caller);
         let step = self.steps.take(caller);
-        if node.is_renumbered() && step.is_none() && caller.thread != 0 {
-            // It is found under its new number.
+        let replaces = flags.contains(OpenFlags::TRUNCATE);
+        if node.is_renumbered() && !replaces && step.is_none() && caller.thread != 0 {
+            // It is found under its new number. Who replaces it has to come again in any case, and the kernel
+            // does so once only.
             self.steps.set(caller, Step::Reopen);
             return Err(Errno::ESTALE);
         }
@@ -66,15 +69,14 @@ impl Cache {
         // Counted before it is asked whether others have it open: one of two who open it at the same
         // time sees the other.
         let _opening = Opening::of(&node);
-        if flags.contains(OpenFlags::TRUNCATE) && self.has_to_replace(caller, &node)? {
+        if replaces && self.has_to_replace(caller, &node)? {
             let Some(Step::Replace { node: was, at }) = step else {
                 self.steps.set(caller, Step::Replace { node: id, at: node.last_place() });
                 return Err(Errno::ESTALE);
             };
             // The kernel does not come a third time. If it has looked nothing up, it has no name for
-            // it; else the draft that it was told of has become live just now.
+            // it; else what it was told of has become another's just now.
             if was != id
-                && !node.is_live()
                 && let Some(at) = at
                 && let Some(draft) = self.stage_aside(caller, &job, &at, &node)?
             {
@@ -86,9 +88,7 @@ impl Cache {
         let wanted = store_flags(flags | OpenFlags::WRITE);
         let mut file = File::from(self.open_to_write(&node, wanted, None)?);
         drop_set_id(&file)?;
-        if flags.contains(OpenFlags::TRUNCATE)
-            && let Err(errno) = self.empty(&file)
-        {
+        if replaces && let Err(errno) = self.empty(&file) {
             if node.of.is_some() || !self.takes_over(errno) {
                 return Err(errno);
             }
@@ -175,7 +175,8 @@ impl Cache {
         }
         let author = flags.intersects(OpenFlags::TRUNCATE | OpenFlags::EXCLUSIVE);
         let joined = draft.is_joined_by(job.id);
-        let target = Target { file: Arc::new(file), draft: Some(draft), author, joined };
+        let (file, closed) = (Arc::new(file), AtomicBool::new(false));
+        let target = Target { file, draft: Some(draft), author, joined, closed };
         let open = Open::Writing { flags, target: RwLock::new(target) };
         self.opened(caller, job, node, open)
     }
@@ -233,9 +234,9 @@ impl Cache {
         let job = self.readers.job(caller);
         let change = self.names.change(folder.id, name.as_bytes());
         let kept = folder.versions(name);
-        if let Some(own) = staged_by(&kept, job.id) {
-            drop(change);
-            return self.create_again(caller, job, own, flags);
+        let own = staged_by(&kept, job.id).and_then(|own| self.draft_of(own, job.id));
+        if let Some(own) = own {
+            return self.create_again(caller, job, own, change, flags);
         }
         let exclusive = flags.contains(OpenFlags::EXCLUSIVE);
         if exclusive && self.is_taken(&kept, job.id) {
@@ -320,22 +321,24 @@ impl Cache {
         Ok(Some((draft, file)))
     }
 
-    /// The caller's own job has just created the name.
+    /// The caller's own job has just created the name. What it has of it can't become another's before it is
+    /// open here: `change` ends then.
     pub(super) fn create_again(
         &self,
         caller: &Caller,
         job: Arc<Job>,
-        own: NodeId,
+        own: Arc<Draft>,
+        change: Change<'_>,
         flags: OpenFlags,
     ) -> Result<(Entry, Opened)> {
         if flags.contains(OpenFlags::EXCLUSIVE) {
             return Err(Errno::EEXIST);
         }
-        let draft = self.draft_of(own, job.id).ok_or(Errno::ESTALE)?;
-        let entry = self.kept_entry(own)?;
-        let node = self.tree.get(own)?;
-        let file = self.open_draft(&draft, &node, job.id, flags)?;
-        Ok((entry, self.opened_draft(caller, job, &node, flags, file, draft)?))
+        let entry = self.kept_entry(own.node)?;
+        let node = self.tree.get(own.node)?;
+        let file = self.open_draft(&own, &node, job.id, flags)?;
+        drop(change);
+        Ok((entry, self.opened_draft(caller, job, &node, flags, file, own)?))
     }
 
     pub(super) fn give_to_caller(&self, caller: &Caller, file: impl AsFd) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cachefs_mount::{Errno, HandleId, NodeId, OpenFlags, Result};
 use dashmap::DashMap;
@@ -60,12 +60,16 @@ pub(super) struct Target {
     pub(super) author: bool,
     /// Whether the draft is another job's, which this one shares until it writes.
     pub(super) joined: bool,
+    /// Whether the process that opened it has closed a descriptor of it. One that was killed in the midst of
+    /// `open(2)` never had one.
+    pub(super) closed: AtomicBool,
 }
 
 impl Open {
     /// Writes a file that is live, or that others write with it.
     pub(super) fn writing(flags: OpenFlags, file: File) -> Open {
-        let target = Target { file: Arc::new(file), draft: None, author: false, joined: false };
+        let (file, closed) = (Arc::new(file), AtomicBool::new(false));
+        let target = Target { file, draft: None, author: false, joined: false, closed };
         Open::Writing { flags, target: RwLock::new(target) }
     }
 }

@@ -11,6 +11,7 @@ use rustix::fs::Statx;
 
 use super::Cache;
 use super::drafts::Old;
+use super::name_locks::Look;
 use super::resolve::{key, kind, status};
 use super::tree::{KeptList, Node, Place};
 use super::view::{self, Moment, Reader, Version};
@@ -89,6 +90,38 @@ impl Steps {
         let (_, (step, since)) = self.pending.remove(&caller.thread)?;
         self.count.fetch_sub(1, Ordering::Release);
         (since.elapsed() < PATIENCE).then_some(step)
+    }
+}
+
+/// What stands under a name: the live version, with one more reference, and those that are kept.
+struct Found {
+    live: Result<Option<Live>>,
+    kept: KeptList,
+}
+
+/// One who looks at a name in several steps.
+struct Looking<'a> {
+    cache: &'a Cache,
+    folder: NodeId,
+    name: Name<'a>,
+}
+
+impl Look<Found> for Looking<'_> {
+    fn is_settled(&self, found: &Found) -> bool {
+        let is_placed = |live: &Live| self.cache.tree.is_placed(&live.node, self.folder, self.name);
+        found.live.as_ref().is_ok_and(|live| live.as_ref().is_none_or(is_placed))
+    }
+
+    fn settle(&self, found: &Found) {
+        if let Ok(Some(live)) = &found.live {
+            self.cache.tree.place(&live.node, self.folder, self.name);
+        }
+    }
+
+    fn undo(&self, found: Found) {
+        if let Ok(Some(live)) = found.live {
+            self.cache.give_back(live.node.id, 1);
+        }
     }
 }
 
@@ -178,21 +211,17 @@ impl Cache {
                 // Known before somebody can replace it, and so found by who does.
                 Ok(status) => {
                     let (key, kind) = (key(&status), kind(&status));
-                    let node = self.tree.know(key, kind, folder.id, name);
+                    let node = self.tree.know_unplaced(key, kind, folder.id, name);
                     Ok(Some(Live { status, node }))
                 }
                 Err(Errno::ENOENT) => Ok(None),
                 Err(errno) => Err(errno),
             };
-            (live, versioned.every_version(name))
+            Found { live, kept: versioned.every_version(name) }
         };
-        let undo = |(live, _): (Result<Option<Live>>, KeptList)| {
-            if let Ok(Some(live)) = live {
-                self.give_back(live.node.id, 1);
-            }
-        };
-        let (live, kept) = self.names.look(versioned.id, name.as_bytes(), look, undo);
-        Ok((live?, kept))
+        let means = Looking { cache: self, folder: folder.id, name };
+        let found = self.names.look(versioned.id, name.as_bytes(), look, &means);
+        Ok((found.live?, found.kept))
     }
 
     /// The view function's answer; a reference to what is not seen is given back.

@@ -43,6 +43,18 @@ pub(super) struct Change<'a> {
     held: [Option<Held<'a>>; 2],
 }
 
+/// What is to be done with what was found by [`NameLocks::look`].
+pub(super) trait Look<T> {
+    /// Whether there is nothing to note.
+    fn is_settled(&self, found: &T) -> bool;
+
+    /// Notes what was found, while nobody changes the name.
+    fn settle(&self, found: &T);
+
+    /// Takes back what was done to find it: somebody has changed the name meanwhile.
+    fn undo(&self, found: T);
+}
+
 struct Held<'a> {
     lock: &'a Lock,
     _guard: MutexGuard<'a, ()>,
@@ -107,13 +119,13 @@ impl NameLocks {
     }
 
     /// Does `look`, which finds out about a name in several steps, until nobody has changed the name
-    /// meanwhile; `undo` takes back what it did when somebody had.
+    /// meanwhile.
     pub(super) fn look<T>(
         &self,
         parent: NodeId,
         name: &[u8],
         look: impl Fn() -> T,
-        undo: impl Fn(T),
+        with: &impl Look<T>,
     ) -> T {
         let lock = &self.locks[self.index(parent, name)];
         for _ in 0..TRIES {
@@ -123,13 +135,23 @@ impl NameLocks {
             }
             let found = look();
             fence(Ordering::SeqCst);
-            if lock.changes.load(Ordering::Relaxed) == before {
-                return found;
+            let is_unchanged = || lock.changes.load(Ordering::Relaxed) == before;
+            if is_unchanged() {
+                if with.is_settled(&found) {
+                    return found;
+                }
+                let nobody_changes = lock.mutex.try_lock();
+                if nobody_changes.is_some() && is_unchanged() {
+                    with.settle(&found);
+                    return found;
+                }
             }
-            undo(found);
+            with.undo(found);
         }
         let _nobody_changes = lock.mutex.lock();
-        look()
+        let found = look();
+        with.settle(&found);
+        found
     }
 }
 

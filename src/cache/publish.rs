@@ -170,6 +170,16 @@ impl Cache {
         self.remove_staged(draft, Some(job));
     }
 
+    /// As [`Cache::give_up`], with what the job may have been given instead just now, when another one wrote.
+    fn give_up_whole(&self, draft: &Draft, job: u64) {
+        let change = self.names.change(draft.folder.id, &draft.name);
+        self.give_up(&change, draft, job);
+        let own = staged_by(&draft.versions(), job).and_then(|own| self.draft_of(own, job));
+        if let Some(own) = own {
+            self.give_up(&change, &own, job);
+        }
+    }
+
     /// `job` takes the name of its draft away. It may have it open still.
     pub(super) fn abandon(&self, change: &Change<'_>, draft: &Draft, job: u64) {
         for draft in std::iter::once(draft).chain(draft.origin.as_deref()) {
@@ -182,10 +192,12 @@ impl Cache {
     /// descriptor is gone.
     pub(super) fn close_draft(&self, handle: &Handle, caller: Option<&Caller>) -> Result<()> {
         let Open::Writing { target, .. } = &handle.open else { return Ok(()) };
-        let (draft, joined) = {
+        let is_by_opener = caller.map(|caller| self.readers.process(caller) == handle.process);
+        let (draft, joined, had_closed) = {
             let target = target.read();
+            let had_closed = target.closed.fetch_or(is_by_opener == Some(true), Ordering::AcqRel);
             match &target.draft {
-                Some(draft) if target.author => (draft.clone(), target.joined),
+                Some(draft) if target.author => (draft.clone(), target.joined, had_closed),
                 _ => return Ok(()),
             }
         };
@@ -202,12 +214,12 @@ impl Cache {
         };
         if let Some(caller) = caller {
             // Others, who inherited the descriptor, close their copies of it.
-            if self.readers.process(caller) != handle.process {
+            if is_by_opener == Some(false) {
                 return Ok(());
             }
             if self.readers.fate(caller) == Fate::Killed {
-                let change = self.names.change(draft.folder.id, &draft.name);
-                self.give_up(&change, &draft, job);
+                target.write().author = false;
+                self.give_up_whole(&draft, job);
                 return Ok(());
             }
         }
@@ -216,6 +228,10 @@ impl Cache {
         if joined || size == 0 && !draft.written.load(Ordering::Acquire) {
             // Perhaps it was only moved to another number, as shells do.
             if caller.is_some() && self.readers.has_open(handle.process, draft.node.0) {
+                return Ok(());
+            }
+            if caller.is_none() && !had_closed {
+                self.give_up_whole(&draft, job);
                 return Ok(());
             }
             return self.close_unwritten(&draft, job);

@@ -415,8 +415,8 @@ impl Cache {
         }
         if let Some(node) = &node {
             let place = super::tree::known_name(&source.name);
-            self.tree.remove_place(node, source.folder, place);
             self.tree.add_place(node, new_folder.id, new_name);
+            self.tree.remove_place(node, source.folder, place);
         }
         self.hide(&change, &folder, name, job.id);
         if let Some(node) = &node {
@@ -425,8 +425,8 @@ impl Cache {
         match target {
             Some((status, _)) if exchange => {
                 if let Some(node) = self.tree.find(key(&status)) {
-                    self.tree.remove_place(&node, new_folder.id, new_name);
                     self.tree.add_place(&node, folder.id, name);
+                    self.tree.remove_place(&node, new_folder.id, new_name);
                     self.note_moved(&node, &job, (folder.id, name), None);
                 }
             }

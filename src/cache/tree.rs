@@ -222,8 +222,23 @@ impl Tree {
         }
     }
 
-    /// The node of a file that was found under `name` in `parent`, with one more reference.
+    /// The node of a file that was found under `name` in `parent`, with one more reference. The name is
+    /// locked, or nobody else has come to the file yet: else somebody might move it before this is told of it.
     pub(super) fn know(
+        &self,
+        key: FileKey,
+        kind: Kind,
+        parent: NodeId,
+        name: Name<'_>,
+    ) -> Arc<Node> {
+        let node = self.know_unplaced(key, kind, parent, name);
+        self.place(&node, parent, name);
+        node
+    }
+
+    /// As [`Tree::know`], for one who has yet to find out whether the file is still there: what he knows it
+    /// as is found by whoever moves it, and [`Tree::place`] makes it known where it is.
+    pub(super) fn know_unplaced(
         &self,
         key: FileKey,
         kind: Kind,
@@ -242,13 +257,8 @@ impl Tree {
         // Known as long as this one is, and first, so that versions have one place.
         let first = above.as_ref().filter(|_| face != 0).map(|above| self.versioned(above));
         let first = first.filter(|above| above.face == 0);
-        let first = first.map(|above| self.know(key, kind, above.id, name).id);
+        let first = first.map(|above| self.know_unplaced(key, kind, above.id, name).id);
         let mut is_new = false;
-        // A file has a name in a directory once, by whatever number of that it was found.
-        let parent = match above {
-            Some(above) if kind != Kind::Directory && above.face != 0 => self.versioned(&above).id,
-            _ => parent,
-        };
         loop {
             let id = self.number_below(key, kind, face);
             let node = match self.nodes.entry(id.0) {
@@ -275,12 +285,35 @@ impl Tree {
             if let Some(first) = first.filter(|_| !is_new) {
                 self.give_back(first, 1);
             }
-            // What was removed while it was looked for is where it was put, not where it was found.
-            if kind != Kind::Directory || !node.is_in_own_folder() || is_own(parent) {
-                self.add_place(&node, parent, name);
-            }
             return node;
         }
+    }
+
+    /// A known node is where it was found, as `name` in `parent`.
+    pub(super) fn place(&self, node: &Node, parent: NodeId, name: Name<'_>) {
+        let above = self.get(parent).ok().filter(|above| above.face != 0);
+        let versioned = above.map(|above| self.versioned(&above)).filter(|above| above.face == 0);
+        let parent = match (versioned, node.kind) {
+            (Some(versioned), Kind::Directory) => {
+                let first = node.first().and_then(|first| self.get(first).ok());
+                if let Some(first) = first {
+                    self.place(&first, versioned.id, name);
+                }
+                parent
+            }
+            // A file has a name in a directory once, by whatever number of that it was found.
+            (Some(versioned), _) => versioned.id,
+            (None, _) => parent,
+        };
+        // What was removed while it was looked for is where it was put, not where it was found.
+        if node.kind != Kind::Directory || !node.is_in_own_folder() || is_own(parent) {
+            self.add_place(node, parent, name);
+        }
+    }
+
+    /// Whether [`Tree::place`] would change nothing, as far as can be told easily.
+    pub(super) fn is_placed(&self, node: &Node, parent: NodeId, name: Name<'_>) -> bool {
+        node.state.lock().places.iter().any(|place| place.is(parent, name))
     }
 
     /// `node` is now also known as `name` in `parent`.
@@ -298,7 +331,11 @@ impl Tree {
                 Some(Place::new(parent, name))
             } else if node.kind == Kind::Directory && !state.places.is_empty() {
                 // A directory has one name; this is the newer.
-                Some(std::mem::replace(&mut state.places[0], Place::new(parent, name)))
+                let old = std::mem::replace(&mut state.places[0], Place::new(parent, name));
+                if old.is_public() {
+                    state.was = Some(old.clone());
+                }
+                Some(old)
             } else {
                 state.places.push(Place::new(parent, name));
                 None
@@ -314,7 +351,11 @@ impl Tree {
         let removed = {
             let mut state = node.state.lock();
             let found = state.places.iter().position(|place| place.is(parent, name));
-            found.map(|index| state.places.swap_remove(index))
+            let removed = found.map(|index| state.places.swap_remove(index));
+            if let Some(place) = removed.as_ref().filter(|place| place.is_public()) {
+                state.was = Some(place.clone());
+            }
+            removed
         };
         if removed.is_some() {
             self.give_back(parent, 1);
@@ -341,9 +382,7 @@ impl Tree {
                     state.orphan = Some(Arc::new(descriptor));
                     state._counted = counted;
                 }
-                if let Some(place) = state.places.first()
-                    && place.is_public()
-                {
+                if let Some(place) = state.places.iter().find(|place| place.is_public()) {
                     state.was = Some(place.clone());
                 }
                 std::mem::take(&mut state.places)
@@ -364,11 +403,13 @@ impl Tree {
         name: Name<'_>,
     ) -> NodeId {
         let key = node.key();
+        {
+            // First: who opens it by its old number is never to take it for a file without a name.
+            let mut state = node.state.lock();
+            state.renumbered = true;
+            state.was = Some(Place::new(parent, name));
+        }
         self.orphan(key, descriptor);
-        let mut state = node.state.lock();
-        state.renumbered = true;
-        state.was = Some(Place::new(parent, name));
-        drop(state);
         self.number(key)
     }
 

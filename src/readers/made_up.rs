@@ -23,7 +23,7 @@ struct State {
     killed: HashSet<u32>,
     open: HashSet<(u32, u64)>,
     locked: HashSet<u64>,
-    /// What happens right after it was looked who locks what.
+    /// What happens right after it was looked who locks what, or what becomes of a process.
     after_look: Option<Box<dyn FnOnce() + Send>>,
     watched: HashSet<u32>,
     watched_threads: HashSet<u32>,
@@ -117,7 +117,8 @@ impl MadeUp {
         self.state.lock().locked.remove(&inode);
     }
 
-    /// Once it is asked next whether somebody locks a file, and before whoever asks hears the answer, that happens.
+    /// Once it is asked next whether somebody locks a file, or what becomes of a process, and before whoever asks
+    /// hears the answer, that happens.
     pub fn after_next_look(&self, happens: impl FnOnce() + Send + 'static) {
         self.state.lock().after_look = Some(Box::new(happens));
     }
@@ -171,8 +172,13 @@ impl System for MadeUp {
     }
 
     fn fate(&self, thread: u32) -> Fate {
-        let state = self.state.lock();
-        let is_killed = state.killed.contains(&state.process_of(thread));
+        let (is_killed, happens) = {
+            let mut state = self.state.lock();
+            (state.killed.contains(&state.process_of(thread)), state.after_look.take())
+        };
+        if let Some(happens) = happens {
+            happens();
+        }
         if is_killed { Fate::Killed } else { Fate::Fine }
     }
 

@@ -19,10 +19,10 @@ mod conformance;
 mod contract;
 mod engine;
 mod interleavings;
-mod lock_races;
 mod model;
 mod mounted;
 mod program;
+mod races;
 mod regressions;
 mod users;
 

@@ -176,9 +176,9 @@ impl Cache {
         let job = self.readers.job(caller);
         let change = self.names.change(folder.id, name.as_bytes());
         let kept = folder.versions_of(name, Some(user));
-        if let Some(own) = staged_by(&kept, job.id) {
-            drop(change);
-            return self.create_again(caller, job, own, flags);
+        let own = staged_by(&kept, job.id).and_then(|own| self.draft_of(own, job.id));
+        if let Some(own) = own {
+            return self.create_again(caller, job, own, change, flags);
         }
         let exclusive = flags.contains(OpenFlags::EXCLUSIVE);
         if exclusive && self.is_taken(&kept, job.id) {
