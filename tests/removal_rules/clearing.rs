@@ -356,3 +356,12 @@ fn who_clears_up_beside_others_who_do_comes_through() {
     let rounds = if soak() { "2000" } else { "250" };
     Run::new(PYTHON).arg(script).arg(ground.root().join("temporary")).arg(rounds).succeeds();
 }
+
+#[test]
+#[ignore = "one removal of seven fails here yet, and leaves half of an archive to who installs then"]
+fn who_installs_beside_others_who_remove_all_comes_through() {
+    let ground = Ground::new();
+    let script = scripts().join("archives.py");
+    let seconds = if soak() { "60" } else { "10" };
+    Run::new(PYTHON).arg(script).arg(ground.root()).arg(seconds).succeeds();
+}

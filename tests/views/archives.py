@@ -1,0 +1,131 @@
+"""Four install from a cache as uv does, over and over, and one removes all of it: each time in a process of its own.
+
+An install reads a pointer, and goes through the archive that it names; where there is none, it builds one aside, moves
+it into place, and writes the pointer.
+
+usage: archives.py ROOT SECONDS
+
+Says what went wrong, if anything did, and ends with 1 then.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+INSTALLERS = 4
+NAMES = ["numpy", "rich"]
+DIRECTORIES = ["a", "a/lib", "a/lib/config", "b", "b/core"]
+FILES = 6
+
+
+def text(name, directory, number):
+    return f"{name} {directory} {number}"
+
+
+def build(cache, name):
+    aside = f"{cache}/.tmp{os.getpid()}"
+    os.makedirs(aside)
+    for directory in DIRECTORIES:
+        os.makedirs(f"{aside}/{directory}", exist_ok=True)
+        for number in range(FILES):
+            with open(f"{aside}/{directory}/{number}", "w") as file:
+                file.write(text(name, directory, number))
+    archive = f"{name}-{os.getpid()}"
+    os.makedirs(f"{cache}/archives", exist_ok=True)
+    os.rename(aside, f"{cache}/archives/{archive}")
+    os.makedirs(f"{cache}/wheels/{name}", exist_ok=True)
+    pointer = f"{cache}/wheels/{name}/.tmp{os.getpid()}"
+    with open(pointer, "w") as file:
+        file.write(archive)
+    os.rename(pointer, f"{cache}/wheels/{name}/pointer")
+    return archive
+
+
+def find(cache, name):
+    try:
+        with open(f"{cache}/wheels/{name}/pointer") as file:
+            archive = file.read()
+        os.stat(f"{cache}/archives/{archive}")
+        return archive
+    except FileNotFoundError:
+        return build(cache, name)
+
+
+def fail(error):
+    raise error
+
+
+def install(cache):
+    for name, archive in [(name, find(cache, name)) for name in NAMES]:
+        top, count = f"{cache}/archives/{archive}", 0
+        for place, _, files in os.walk(top, onerror=fail):
+            directory = os.path.relpath(place, top)
+            for number in files:
+                with open(f"{place}/{number}") as file:
+                    assert file.read() == text(name, directory, number), f"{place}/{number}"
+                count += 1
+        assert count == len(DIRECTORIES) * FILES, f"{top} has {count} files"
+
+
+def clear(path):
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                clear(entry.path)
+            else:
+                os.unlink(entry.path)
+    os.rmdir(path)
+
+
+def remove(cache, turn):
+    if not os.path.exists(cache):
+        return
+    if turn % 3 == 0:
+        clear(cache)
+    elif turn % 3 == 1:
+        shutil.rmtree(cache)
+    else:
+        subprocess.run(["rm", "-rf", cache], check=True)
+
+
+def in_a_process(act, *arguments):
+    """What became of it: 0 if all is well. Who calls this never touches the mount, so each is a job of its own."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            act(*arguments)
+            os._exit(0)
+        except BaseException as error:
+            print(f"{act.__name__}: {error!r}", flush=True)
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def main():
+    cache, until = f"{sys.argv[1]}/cache", time.time() + float(sys.argv[2])
+    installers = []
+    for _ in range(INSTALLERS):
+        pid = os.fork()
+        if pid == 0:
+            count = failed = 0
+            while time.time() < until:
+                failed += in_a_process(install, cache)
+                count += 1
+            print(f"{failed} of {count} installs failed", flush=True)
+            os._exit(bool(failed))
+        installers.append(pid)
+    count = failed = 0
+    while time.time() < until:
+        failed += in_a_process(remove, cache, count)
+        count += 1
+        # So that there is something to install from, too.
+        time.sleep(0.02)
+    print(f"{failed} of {count} removals failed", flush=True)
+    for pid in installers:
+        failed += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    sys.exit(bool(failed))
+
+
+main()
