@@ -25,7 +25,7 @@ def text(name, directory, number):
 
 
 def build(cache, name):
-    aside = f"{cache}/.tmp{os.getpid()}"
+    aside = f"{cache}/.tmp{os.getpid()}-{name}"
     os.makedirs(aside)
     for directory in DIRECTORIES:
         os.makedirs(f"{aside}/{directory}", exist_ok=True)
