@@ -127,7 +127,7 @@ pub(super) enum Start {
 }
 
 /// The version that `job` is staging.
-pub(super) fn staged_by(kept: &KeptList, job: u64) -> Option<NodeId> {
+fn staged_by(kept: &KeptList, job: u64) -> Option<NodeId> {
     kept.iter()
         .find(|kept| kept.version.stage == Stage::Staged { by: job })
         .map(|kept| kept.version.what)
@@ -447,6 +447,11 @@ impl Cache {
         Ok(file)
     }
 
+    /// The draft that `job` is making among the versions of a name.
+    pub(super) fn own_draft(&self, kept: &KeptList, job: u64) -> Option<Arc<Draft>> {
+        staged_by(kept, job).and_then(|own| self.draft_of(own, job))
+    }
+
     /// The draft under that number, if `job` is one of its authors.
     pub(super) fn draft_of(&self, node: NodeId, job: u64) -> Option<Arc<Draft>> {
         let draft = self.drafts.get(&node.0)?.clone();
@@ -496,8 +501,7 @@ impl Cache {
         if draft.is_of(job) {
             return self.publish_common(change, draft);
         }
-        let own = staged_by(&draft.versions(), job);
-        if let Some(own) = own.and_then(|own| self.draft_of(own, job)) {
+        if let Some(own) = self.own_draft(&draft.versions(), job) {
             self.give_up(change, &own, job);
         }
         Ok(())
@@ -563,8 +567,7 @@ impl Cache {
             return Ok(());
         }
         let kept = draft.versions();
-        let own = staged_by(&kept, handle.job.id).and_then(|own| self.draft_of(own, handle.job.id));
-        let (own, file) = match own {
+        let (own, file) = match self.own_draft(&kept, handle.job.id) {
             // It was given one when another one began to write.
             Some(own) => {
                 let node = self.tree.get(own.node)?;

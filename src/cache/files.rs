@@ -5,18 +5,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use cachefs_mount::{
     AllocateFlags, Caller, Entry, Errno, HandleId, Kind, Name, NodeId, OpenFlags, Opened, Result,
     Seek,
 };
-use parking_lot::RwLock;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, Statx};
 
 use super::Cache;
 use super::additions::How;
-use super::drafts::{Draft, Drafting, Making, Old, Start, staged_by};
+use super::drafts::{Draft, Drafting, Making, Old, Start};
 use super::handles::{Handle, Open, Target};
 use super::lookup::Step;
 use super::name_locks::Change;
@@ -175,10 +173,8 @@ impl Cache {
         }
         let author = flags.intersects(OpenFlags::TRUNCATE | OpenFlags::EXCLUSIVE);
         let joined = draft.is_joined_by(job.id);
-        let (file, closed) = (Arc::new(file), AtomicBool::new(false));
-        let target = Target { file, draft: Some(draft), author, joined, closed };
-        let open = Open::Writing { flags, target: RwLock::new(target) };
-        self.opened(caller, job, node, open)
+        let target = Target { file: Arc::new(file), draft: Some(draft), author, joined };
+        self.opened(caller, job, node, Open::writing_to(flags, target))
     }
 
     pub(super) fn release(&self, id: HandleId) {
@@ -234,8 +230,7 @@ impl Cache {
         let job = self.readers.job(caller);
         let change = self.names.change(folder.id, name.as_bytes());
         let kept = folder.versions(name);
-        let own = staged_by(&kept, job.id).and_then(|own| self.draft_of(own, job.id));
-        if let Some(own) = own {
+        if let Some(own) = self.own_draft(&kept, job.id) {
             return self.create_again(caller, job, own, change, flags);
         }
         let exclusive = flags.contains(OpenFlags::EXCLUSIVE);

@@ -34,7 +34,13 @@ pub(super) enum Open {
     /// For reading only: any descriptor of the node will do.
     Reading,
     /// For writing, with a descriptor of its own.
-    Writing { flags: OpenFlags, target: RwLock<Target> },
+    Writing {
+        flags: OpenFlags,
+        target: RwLock<Target>,
+        /// Whether the process that opened it has closed a descriptor of it. One that was killed in the midst of
+        /// `open(2)` never had one.
+        closed: AtomicBool,
+    },
     /// A directory.
     Directory(Mutex<Listing>),
 }
@@ -60,17 +66,17 @@ pub(super) struct Target {
     pub(super) author: bool,
     /// Whether the draft is another job's, which this one shares until it writes.
     pub(super) joined: bool,
-    /// Whether the process that opened it has closed a descriptor of it. One that was killed in the midst of
-    /// `open(2)` never had one.
-    pub(super) closed: AtomicBool,
 }
 
 impl Open {
     /// Writes a file that is live, or that others write with it.
     pub(super) fn writing(flags: OpenFlags, file: File) -> Open {
-        let (file, closed) = (Arc::new(file), AtomicBool::new(false));
-        let target = Target { file, draft: None, author: false, joined: false, closed };
-        Open::Writing { flags, target: RwLock::new(target) }
+        let file = Arc::new(file);
+        Open::writing_to(flags, Target { file, draft: None, author: false, joined: false })
+    }
+
+    pub(super) fn writing_to(flags: OpenFlags, target: Target) -> Open {
+        Open::Writing { flags, target: RwLock::new(target), closed: AtomicBool::new(false) }
     }
 }
 

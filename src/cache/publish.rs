@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::Cache;
 use super::additions::{Added, How};
-use super::drafts::{Draft, Making, staged_by};
+use super::drafts::{Draft, Making};
 use super::handles::{Handle, Open};
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
@@ -174,8 +174,7 @@ impl Cache {
     fn give_up_whole(&self, draft: &Draft, job: u64) {
         let change = self.names.change(draft.folder.id, &draft.name);
         self.give_up(&change, draft, job);
-        let own = staged_by(&draft.versions(), job).and_then(|own| self.draft_of(own, job));
-        if let Some(own) = own {
+        if let Some(own) = self.own_draft(&draft.versions(), job) {
             self.give_up(&change, &own, job);
         }
     }
@@ -191,13 +190,11 @@ impl Cache {
     /// What `close(2)` means for a handle that writes a draft; `caller` is none when the last
     /// descriptor is gone.
     pub(super) fn close_draft(&self, handle: &Handle, caller: Option<&Caller>) -> Result<()> {
-        let Open::Writing { target, .. } = &handle.open else { return Ok(()) };
-        let is_by_opener = caller.map(|caller| self.readers.process(caller) == handle.process);
-        let (draft, joined, had_closed) = {
+        let Open::Writing { target, closed, .. } = &handle.open else { return Ok(()) };
+        let (draft, joined) = {
             let target = target.read();
-            let had_closed = target.closed.fetch_or(is_by_opener == Some(true), Ordering::AcqRel);
             match &target.draft {
-                Some(draft) if target.author => (draft.clone(), target.joined, had_closed),
+                Some(draft) if target.author => (draft.clone(), target.joined),
                 _ => return Ok(()),
             }
         };
@@ -206,17 +203,17 @@ impl Cache {
             true => draft,
             // It was given one of its own when another one began to write.
             false if joined => {
-                let own = staged_by(&draft.versions(), job);
-                let Some(own) = own.and_then(|own| self.draft_of(own, job)) else { return Ok(()) };
+                let Some(own) = self.own_draft(&draft.versions(), job) else { return Ok(()) };
                 own
             }
             false => return Ok(()),
         };
         if let Some(caller) = caller {
             // Others, who inherited the descriptor, close their copies of it.
-            if is_by_opener == Some(false) {
+            if self.readers.process(caller) != handle.process {
                 return Ok(());
             }
+            closed.store(true, Ordering::Release);
             if self.readers.fate(caller) == Fate::Killed {
                 target.write().author = false;
                 self.give_up_whole(&draft, job);
@@ -230,7 +227,7 @@ impl Cache {
             if caller.is_some() && self.readers.has_open(handle.process, draft.node.0) {
                 return Ok(());
             }
-            if caller.is_none() && !had_closed {
+            if !closed.load(Ordering::Acquire) {
                 self.give_up_whole(&draft, job);
                 return Ok(());
             }
@@ -323,8 +320,7 @@ impl Cache {
         job: u64,
         of: Option<u32>,
     ) -> Result<()> {
-        match staged_by(&folder.versions_of(name, of), job).and_then(|own| self.draft_of(own, job))
-        {
+        match self.own_draft(&folder.versions_of(name, of), job) {
             Some(draft) => self.publish_alone(change, &draft, job),
             None => Ok(()),
         }

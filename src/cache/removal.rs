@@ -8,7 +8,6 @@ use rustix::fs::{AtFlags, OFlags};
 
 use super::Cache;
 use super::additions::{Added, How};
-use super::drafts::staged_by;
 use super::lookup::{Seen, Step};
 use super::name_locks::Change;
 use super::own::is_hidden_from;
@@ -34,7 +33,7 @@ impl Cache {
         let job = self.readers.job(caller);
         let change = self.names.change(folder.id, name.as_bytes());
         let kept = folder.versions(name);
-        let own = staged_by(&kept, job.id).and_then(|own| self.draft_of(own, job.id));
+        let own = self.own_draft(&kept, job.id);
         if let Some(draft) = &own {
             self.abandon(&change, draft, job.id);
         }
@@ -380,7 +379,7 @@ impl Cache {
         }
         if !exchange
             && !target.as_ref().is_some_and(|(status, _)| kind(status) == Kind::Directory)
-            && let Some(own) = staged_by(&new_kept, job.id).and_then(|o| self.draft_of(o, job.id))
+            && let Some(own) = self.own_draft(&new_kept, job.id)
         {
             self.abandon(&change, &own, job.id);
         }

@@ -106,6 +106,15 @@ impl Job<'_> {
         String::from_utf8(text[..length].to_vec()).unwrap()
     }
 
+    /// Opens the file to write it from the start, which another one is about to do, too, and has been told of.
+    fn opens_what_is_told_to(&self, other: &Job<'_>) -> (NodeId, HandleId) {
+        self.is_told_to_come_again();
+        other.is_told_to_come_again();
+        let (told, handle) = self.comes_again();
+        assert_eq!((other.finds(), other.finds()), (told, told));
+        (told, handle)
+    }
+
     /// Comes again, as the kernel does: it asks twice, and opens what it is told then.
     fn comes_again(&self) -> (NodeId, HandleId) {
         self.finds();
@@ -164,11 +173,7 @@ fn who_was_told_of_a_lock_that_everybody_has_left_gets_the_same_file_as_who_come
 fn who_was_told_of_a_file_that_its_writer_gives_up_writes_one_of_his_own() {
     let ground = Ground::new();
     let [killed, writer, reader] = [101, 102, 103].map(|pid| ground.job(pid));
-    for job in [&killed, &writer] {
-        job.is_told_to_come_again();
-    }
-    let (told, handle) = killed.comes_again();
-    assert_eq!((writer.finds(), writer.finds()), (told, told));
+    let (told, handle) = killed.opens_what_is_told_to(&writer);
     killed.writes(handle, "101\n");
     ground.system.kill(101);
     killed.closes(handle);
@@ -183,11 +188,7 @@ fn who_was_told_of_a_file_that_its_writer_gives_up_writes_one_of_his_own() {
 fn who_was_told_of_a_file_that_has_its_name_by_now_does_not_empty_it() {
     let ground = Ground::new();
     let [first, second, reader] = [101, 102, 103].map(|pid| ground.job(pid));
-    for job in [&first, &second] {
-        job.is_told_to_come_again();
-    }
-    let (told, handle) = first.comes_again();
-    assert_eq!((second.finds(), second.finds()), (told, told));
+    let (told, handle) = first.opens_what_is_told_to(&second);
     first.writes(handle, "101\n");
     first.closes(handle);
     let handle = second.opens(told, OpenFlags::WRITE | OpenFlags::TRUNCATE).unwrap();
@@ -247,11 +248,7 @@ fn who_dies_while_another_one_writes_what_both_have_opened_leaves_what_was_there
 fn who_replaces_a_file_that_has_another_number_by_now_comes_again_once() {
     let ground = Ground::new();
     let [first, second, third] = [101, 102, 103].map(|pid| ground.job(pid));
-    for job in [&first, &second] {
-        job.is_told_to_come_again();
-    }
-    let (told, handle) = first.comes_again();
-    assert_eq!((second.finds(), second.finds()), (told, told));
+    let (told, handle) = first.opens_what_is_told_to(&second);
     first.writes(handle, "101\n");
     first.closes(handle);
     let flags = OpenFlags::WRITE | OpenFlags::TRUNCATE;

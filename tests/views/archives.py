@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 
+from processes import in_a_process
+
 INSTALLERS = 4
 NAMES = ["numpy", "rich"]
 DIRECTORIES = ["a", "a/lib", "a/lib/config", "b", "b/core"]
@@ -88,19 +90,6 @@ def remove(cache, turn):
         shutil.rmtree(cache)
     else:
         subprocess.run(["rm", "-rf", cache], check=True)
-
-
-def in_a_process(act, *arguments):
-    """What became of it: 0 if all is well. Who calls this never touches the mount, so each is a job of its own."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            act(*arguments)
-            os._exit(0)
-        except BaseException as error:
-            print(f"{act.__name__}: {error!r}", flush=True)
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def main():

@@ -11,6 +11,8 @@ import select
 import shutil
 import sys
 
+from processes import in_a_process
+
 MAKERS = 3
 NAMES = [f"{name}.py" for name in "elffile manylinux musllinux parser structures tokenizer markers utils".split()]
 
@@ -47,19 +49,6 @@ def clear_all(root):
             clear(entry.path)
 
 
-def in_a_process(act):
-    """What became of it: 0 if all is well. Who calls this never touches the mount, so each is a job of its own."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            act()
-            os._exit(0)
-        except BaseException as error:
-            print(repr(error), flush=True)
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def main():
     root, rounds = sys.argv[1], int(sys.argv[2])
     end, going = os.pipe()
@@ -70,12 +59,12 @@ def main():
             os.close(going)
             failed = 0
             while not select.select([end], [], [], 0)[0]:
-                failed |= in_a_process(lambda: make(root))
+                failed |= in_a_process(make, root)
             os._exit(failed)
         makers.append(pid)
     failed = 0
     for _ in range(rounds):
-        failed |= in_a_process(lambda: clear_all(root))
+        failed |= in_a_process(clear_all, root)
     os.close(going)
     for pid in makers:
         failed |= os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

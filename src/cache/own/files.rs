@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags, Statx};
 use super::super::Cache;
 use super::super::additions::How;
 use super::super::attributes::PERMISSIONS;
-use super::super::drafts::{Draft, Drafting, Old, staged_by};
+use super::super::drafts::{Draft, Drafting, Old};
 use super::super::files::store_flags;
 use super::super::handles::Open;
 use super::super::lookup::Step;
@@ -176,8 +176,7 @@ impl Cache {
         let job = self.readers.job(caller);
         let change = self.names.change(folder.id, name.as_bytes());
         let kept = folder.versions_of(name, Some(user));
-        let own = staged_by(&kept, job.id).and_then(|own| self.draft_of(own, job.id));
-        if let Some(own) = own {
+        if let Some(own) = self.own_draft(&kept, job.id) {
             return self.create_again(caller, job, own, change, flags);
         }
         let exclusive = flags.contains(OpenFlags::EXCLUSIVE);

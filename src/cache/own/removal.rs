@@ -3,7 +3,6 @@
 use cachefs_mount::{Caller, Errno, Kind, Name, NodeId, Result};
 
 use super::super::Cache;
-use super::super::drafts::staged_by;
 use super::super::name_locks::Change;
 use super::super::view::Moment;
 use super::names::{At, Met, Whose};
@@ -25,8 +24,7 @@ impl Cache {
         let job = self.readers.job(caller);
         self.charge_gone(at)?;
         let change = self.names.change(folder.id, name.as_bytes());
-        let own = staged_by(&folder.versions_of(name, Some(user)), job.id);
-        let own = own.and_then(|own| self.draft_of(own, job.id));
+        let own = self.own_draft(&folder.versions_of(name, Some(user)), job.id);
         if let Some(draft) = &own {
             self.abandon(&change, draft, job.id);
         }

@@ -6,7 +6,6 @@ use cachefs_mount::{Caller, Errno, Kind, Name, NodeId, RenameFlags, Result};
 use rustix::fs::OFlags;
 
 use super::super::Cache;
-use super::super::drafts::staged_by;
 use super::super::name_locks::Change;
 use super::super::resolve::{errno, key, open_at, status};
 use super::super::tree::{Node, USERS, known_name, name_for_user};
@@ -150,8 +149,8 @@ impl Cache {
                 return Err(Errno::EBUSY);
             }
         }
-        let staged = staged_by(&new.folder.versions_of(new.name, new.layer()), job.id);
-        if let Some(own) = staged.and_then(|own| self.draft_of(own, job.id)) {
+        let kept = new.folder.versions_of(new.name, new.layer());
+        if let Some(own) = self.own_draft(&kept, job.id) {
             self.abandon(change, &own, job.id);
         }
         let moment = self.readers.tick();

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use super::names::aside;
 use crate::cache::Cache;
 use crate::cache::additions::How;
-use crate::cache::drafts::{Draft, Drafting, Old, staged_by};
+use crate::cache::drafts::{Draft, Drafting, Old};
 use crate::cache::files::store_flags;
 use crate::cache::lookup::NOBODY;
 use crate::cache::name_locks::Change;
@@ -35,8 +35,7 @@ impl Cache {
         let job = self.readers.job(caller);
         let change = self.names.change(folder.id, name.as_bytes());
         let kept = folder.versions(name);
-        let own = staged_by(&kept, job.id).and_then(|own| self.draft_of(own, job.id));
-        if let Some(own) = own {
+        if let Some(own) = self.own_draft(&kept, job.id) {
             return self.create_again(caller, job, own, change, flags);
         }
         let exclusive = flags.contains(OpenFlags::EXCLUSIVE);

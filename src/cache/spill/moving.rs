@@ -144,7 +144,7 @@ impl Cache {
             if !handle.writes(from) {
                 continue;
             }
-            let Open::Writing { flags, target } = &handle.open else { continue };
+            let Open::Writing { flags, target, .. } = &handle.open else { continue };
             let own = open_again(file, store_flags(*flags))?;
             target.write().file = Arc::new(File::from(own));
             // It may have lost its name, or its number.
@@ -186,7 +186,7 @@ impl Cache {
 
     /// A file that has just been opened for `node` may have moved before its handle was known.
     pub(in crate::cache) fn follow_moved(&self, of: NodeId, handle: &Handle) -> Result<()> {
-        let Open::Writing { flags, target } = &handle.open else { return Ok(()) };
+        let Open::Writing { flags, target, .. } = &handle.open else { return Ok(()) };
         if !self.spill.has_moved() {
             return Ok(());
         }

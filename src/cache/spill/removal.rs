@@ -8,7 +8,6 @@ use rustix::fs::{AtFlags, OFlags};
 
 use super::names::{Here, Lies, aside, is_gone};
 use crate::cache::Cache;
-use crate::cache::drafts::staged_by;
 use crate::cache::name_locks::Change;
 use crate::cache::resolve::{errno, key, kind, open_at, status};
 use crate::cache::tree::{ASIDE, Node, known_name};
@@ -35,8 +34,7 @@ impl Cache {
         let at = At { folder, directory, name };
         let job = self.readers.job(caller);
         let change = self.names.change(folder.id, name.as_bytes());
-        let own = staged_by(&folder.versions(name), job.id);
-        let own = own.and_then(|own| self.draft_of(own, job.id));
+        let own = self.own_draft(&folder.versions(name), job.id);
         if let Some(draft) = &own {
             self.abandon(&change, draft, job.id);
         }
@@ -301,7 +299,7 @@ impl Cache {
         if flags.contains(RenameFlags::NO_REPLACE) && self.is_taken(&kept, job.id) {
             return Err(Errno::EEXIST);
         }
-        if let Some(own) = staged_by(&kept, job.id).and_then(|own| self.draft_of(own, job.id)) {
+        if let Some(own) = self.own_draft(&kept, job.id) {
             self.abandon(change, &own, job.id);
         }
         let moment = self.readers.tick();

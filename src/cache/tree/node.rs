@@ -93,6 +93,15 @@ pub(super) struct State {
     pub(super) versions: Option<Box<Versions>>,
 }
 
+impl State {
+    /// It is not at that place any more, and so was there last, if everyone could see it there.
+    pub(super) fn note_left(&mut self, place: &Place) {
+        if place.is_public() {
+            self.was = Some(place.clone());
+        }
+    }
+}
+
 /// A version that is not live, and its number, by which listings go on and which never changes.
 #[derive(Clone, Debug)]
 pub(in crate::cache) struct Kept {
