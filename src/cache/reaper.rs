@@ -143,7 +143,11 @@ impl Cache {
                     }
                     Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO | Errno::EACCES) => {
                         // Its node is found by its other names, if it has any.
-                        self.unlink_in((NodeId(0), directory), &next)?;
+                        match self.unlink_in((NodeId(0), directory), &next) {
+                            // Whoever has the directory open may take things out of it.
+                            Ok(()) | Err(Errno::ENOENT) => {}
+                            Err(errno) => return Err(errno),
+                        }
                     }
                     Err(Errno::ENOENT) => {}
                     Err(errno) => return Err(errno),
@@ -160,6 +164,8 @@ impl Cache {
                     open.push((directory, names, name));
                     continue;
                 }
+                // Moved away; it is not lost.
+                Err(Errno::ENOENT) if !open.is_empty() => continue,
                 removed => removed?,
             }
             let key = key(&status(&directory, b"")?);

@@ -15,7 +15,7 @@ use super::resolve::{errno, key, kind, open_at, status};
 use super::spared::Gone;
 use super::spill::is_gone;
 use super::tree::{FileKey, Node, RETIRED, USERS};
-use super::view::{self, Moment, Reader};
+use super::view::{self, Moment, Reader, Stage, Version};
 use crate::readers::Job;
 
 impl Cache {
@@ -75,7 +75,9 @@ impl Cache {
             false => self.is_kept(job.id, at, (&folder, name), temporary),
         };
         if kept {
-            return self.retire(&change, &folder, &directory, name, (at, job.id), true);
+            let removal =
+                Removal { parent, folder: &folder, directory: &directory, name, job: &job };
+            return self.retire_unless_spared(&change, caller, &removal, at).map(drop);
         }
         let moving = self.moves.read();
         let gone = match in_passing {
@@ -148,8 +150,7 @@ impl Cache {
                 _ => return Err(Errno::ENOENT),
             },
         };
-        let removal =
-            DirectoryRemoval { parent, folder: &folder, directory: &directory, name, job: &job };
+        let removal = Removal { parent, folder: &folder, directory: &directory, name, job: &job };
         let removed = self.remove_known(caller, step, &change, &removal, victim, &node);
         drop(change);
         if removed.is_ok() && job.has_done_with(node.id.0) {
@@ -164,25 +165,23 @@ impl Cache {
         caller: &Caller,
         step: Option<Step>,
         change: &Change<'_>,
-        removal: &DirectoryRemoval<'_>,
+        removal: &Removal<'_>,
         victim: Option<OwnedFd>,
         node: &Arc<Node>,
     ) -> Result<()> {
-        let DirectoryRemoval { parent, folder, directory, name, job } = *removal;
+        let Removal { parent, folder, directory, name, job } = *removal;
         if node.kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
         let is_live = victim.is_some();
         let at = self.moment_of_removal(caller, job, folder);
         let spared = self.has_spared_in(caller, job, node);
-        let is_empty = spared || self.is_empty_for(job, job.reader(), node)?;
-        if is_live && (self.is_spared(caller, job, (parent, folder), name) || spared) {
-            // So is something in the directory above.
-            let above = self.tree.number(folder.key());
-            job.note_spared(&[above.0], self.readers.process(caller));
+        if is_live && (spared || self.is_spared(caller, job, (parent, folder), name)) {
+            self.note_spared_in(caller, job, folder);
             let again = self.has_to_come_again(caller, step, folder, name);
             return if again { Err(Errno::ESTALE) } else { Ok(()) };
         }
+        let is_empty = spared || self.is_empty_for(job, job.reader(), node)?;
         let own = || self.is_own(job.id, (folder, name), node.id, |how| how == How::Exclusively);
         let kept = !is_live
             || !is_empty
@@ -203,14 +202,47 @@ impl Cache {
             return Err(Errno::ESTALE);
         }
         self.hide(change, folder, name, job.id);
-        if is_live {
-            self.retire(change, folder, directory, name, (at, job.id), true)?;
+        if is_live && !self.retire_unless_spared(change, caller, removal, at)? {
+            self.note_spared_in(caller, job, folder);
+            return Ok(());
         }
         if while_listed {
             self.keep_while_listed(change, job, folder, name, Gone::Directory(node));
         }
         self.show_who_is_in(node);
         Ok(())
+    }
+
+    /// Retires what a removal takes away; unless another job has moved the directory meanwhile, or named what is in
+    /// it. Whether it is retired.
+    ///
+    /// Both note what they do before they look what the other one did: who moves or names a directory brings back
+    /// what is missing in it then, so that one of the two finds the other.
+    fn retire_unless_spared(
+        &self,
+        change: &Change<'_>,
+        caller: &Caller,
+        removal: &Removal<'_>,
+        at: Moment,
+    ) -> Result<bool> {
+        let Removal { parent, folder, directory, name, job } = *removal;
+        self.retire(change, folder, directory, name, (at, job.id), true)?;
+        if !self.is_spared(caller, job, (parent, folder), name) {
+            return Ok(true);
+        }
+        let newest = folder.versions(name).into_iter().max_by_key(|kept| kept.number);
+        let kept = newest.ok_or(Errno::ESTALE)?;
+        let node = self.tree.get(kept.version.what)?;
+        let added = || None;
+        self.return_as(change, (folder, directory, name), (&node, &kept), added)?;
+        self.tell_kernel_later(folder.id, name.as_bytes());
+        Ok(false)
+    }
+
+    /// Something in a directory was spared: so is the directory.
+    fn note_spared_in(&self, caller: &Caller, job: &Job, folder: &Node) {
+        let first = self.tree.number(folder.key());
+        job.note_spared(&[first.0], self.readers.process(caller));
     }
 
     /// A directory was removed that is held here, and that others go on seeing.
@@ -279,10 +311,14 @@ impl Cache {
         };
         let mut empty = true;
         for (name, kept) in node.all_versions_for(reader.user) {
-            let versions = kept.iter().map(|kept| kept.version.clone());
-            match view::seen(versions, reader) {
+            let versions = kept.iter().map(|kept| kept.version.with(kept));
+            match view::seen(versions, reader).map(|kept| &kept.version) {
+                // Taken away by others: it is there for the listing only.
+                Some(Version { stage: Stage::Retired { only: Some(_), .. }, .. }) => empty = false,
                 // Made and removed again since then.
-                Some(what) if new_since(what, &name) && !is_live_again(what, &name) => {
+                Some(&Version { what, .. })
+                    if new_since(what, &name) && !is_live_again(what, &name) =>
+                {
                     empty = false
                 }
                 Some(_) => return Err(Errno::ENOTEMPTY),
@@ -568,8 +604,8 @@ impl Cache {
     }
 }
 
-/// Which directory a job removes.
-struct DirectoryRemoval<'a> {
+/// What a job removes.
+struct Removal<'a> {
     /// As the caller knows `folder`.
     parent: NodeId,
     folder: &'a Arc<Node>,

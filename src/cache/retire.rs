@@ -18,7 +18,7 @@ use rustix::fs::{OFlags, Statx};
 use smallvec::SmallVec;
 
 use super::Cache;
-use super::additions::How;
+use super::additions::{Added, How};
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::tree::{Kept, Node, RETIRED, USERS, known_name, name_for_user};
@@ -463,12 +463,24 @@ impl Cache {
     /// Gives what was removed its name back; by whom that is, and by doing what.
     pub(super) fn return_to(
         &self,
-        _: &Change<'_>,
+        change: &Change<'_>,
         folder: &Node,
         directory: &OwnedFd,
         name: Name<'_>,
         (node, kept): (&Node, &Kept),
         (job, how): (&Job, How),
+    ) -> Result<()> {
+        let added = || Some(Added::new(node.id, (job.id, self.readers.tick()), how));
+        self.return_as(change, (folder, directory, name), (node, kept), added)
+    }
+
+    /// As [`Cache::return_to`]; how it got its name is known, or it is not.
+    pub(super) fn return_as(
+        &self,
+        _: &Change<'_>,
+        (folder, directory, name): (&Node, &OwnedFd, Name<'_>),
+        (node, kept): (&Node, &Kept),
+        added: impl FnOnce() -> Option<Added>,
     ) -> Result<()> {
         let place = node.place().ok_or(Errno::ESTALE)?;
         {
@@ -484,7 +496,9 @@ impl Cache {
         }
         // After it is there, or who lists the directory before that would have to know of it; and before the
         // name is unlocked, for which who removes the directory waits.
-        self.note_added(node.id, job, (folder.id, name), how);
+        if let Some(added) = added() {
+            self.note_addition((folder.id, name), added);
+        }
         self.remove_retired(folder, name, node.id, kept.number);
         self.retired.records.lock().remove(&kept.number);
         Ok(())

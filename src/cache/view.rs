@@ -69,6 +69,11 @@ impl<T> Version<T> {
         self.stage == *stage && self.of == of
     }
 
+    /// Something else in the same state, for the same.
+    pub fn with<U>(&self, what: U) -> Version<U> {
+        Version { what, stage: self.stage.clone(), of: self.of }
+    }
+
     /// A version for everyone.
     pub fn shared(what: T, stage: Stage) -> Version<T> {
         Version { what, stage, of: None }

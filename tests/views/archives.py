@@ -34,7 +34,8 @@ def build(cache, name):
         for number in range(FILES):
             with open(f"{aside}/{directory}/{number}", "w") as file:
                 file.write(text(name, directory, number))
-    archive = f"{name}-{os.getpid()}"
+    # Long, as uv's: what is named by shorter ones is not known to be named.
+    archive = f"{name}-{os.getpid():016}"
     os.makedirs(f"{cache}/archives", exist_ok=True)
     os.rename(aside, f"{cache}/archives/{archive}")
     os.makedirs(f"{cache}/wheels/{name}", exist_ok=True)

@@ -1,6 +1,7 @@
 """Jobs of their own, for scripts that do not use the mount themselves."""
 
 import os
+import traceback
 
 
 def in_a_process(act, *arguments):
@@ -10,7 +11,8 @@ def in_a_process(act, *arguments):
         try:
             act(*arguments)
             os._exit(0)
-        except BaseException as error:
-            print(f"{act.__name__}: {error!r}", flush=True)
+        except BaseException:
+            # In one piece, since others say what happened to them, too.
+            os.write(1, f"{act.__name__}: {traceback.format_exc()}".encode())
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
