@@ -217,6 +217,9 @@ impl Cache {
         if counts {
             self.begin_to_list(&job, versioned.id);
         }
+        // Who takes a name away has his answer before the kernel forgets the listing that it is in. Asked for after
+        // it is known that this one lists: who takes one away later keeps it for him.
+        let cached = cached && !versioned.was_thinned_lately();
         let open = Open::Directory(Mutex::new(Listing { stream: None, counts, cached }));
         let handle = Handle { node: id, job, process, uid: caller.uid, user, open };
         Ok((self.handles.insert(handle), cached))

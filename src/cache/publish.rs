@@ -233,6 +233,13 @@ impl Cache {
             }
             return self.close_unwritten(&draft, job);
         }
+        if !draft.is_own()
+            && let Some(place) = self.tree.get(draft.node).ok().and_then(|node| node.place())
+            && let Some(lies) = self.own_folder(place.parent())
+        {
+            let staged = (&*lies, super::tree::known_name(&place.name));
+            self.bring_back_what_it_names(&handle.job, &draft.folder, staged);
+        }
         let change = self.names.change(draft.folder.id, &draft.name);
         if !draft.is_of(job) {
             return Ok(());

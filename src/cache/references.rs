@@ -92,8 +92,27 @@ impl Cache {
         }
     }
 
-    /// `job` has made a name live: brings back those of its directories that are named there and that
-    /// others have removed, and notes where they are named. No name may be locked.
+    /// `job` is about to make a file live under a name in `folder`: brings back those of its directories that it
+    /// names and that others have removed, so that who finds the file finds them. No name may be locked.
+    pub(super) fn bring_back_what_it_names(
+        &self,
+        job: &Job,
+        folder: &Arc<Node>,
+        (lies, name): (&OwnedFd, Name<'_>),
+    ) {
+        if self.retired.newest() <= job.began || !self.products.contains_key(&job.id) {
+            return;
+        }
+        // What can't be read can't be made live either, and who wants that hears of it.
+        let Ok(contents) = contents(lies, name) else { return };
+        let named = self.named_in(job, &contents, 0);
+        if let Err(errno) = self.bring_back_products(job, folder, named) {
+            tracing::warn!(%errno, "can't bring back what is to be named and was removed");
+        }
+    }
+
+    /// `job` has made a name live: brings back what was removed meanwhile of what it names, and notes where that is
+    /// named. No name may be locked.
     pub(super) fn bring_back_what_is_named(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) {
         // Nearly always it has made nothing, or what it has made is named, and nothing was removed since
         // it began.
@@ -120,29 +139,43 @@ impl Cache {
 
     fn bring_back_named(&self, job: &Job, folder: &Arc<Node>, name: Name<'_>) -> Result<()> {
         let contents = contents(&*self.directory(folder.id)?, name)?;
-        let mut named: Vec<(NodeId, Box<[u8]>, bool)> = match self.products.get_mut(&job.id) {
-            Some(mut products) => {
-                let mut named = Vec::new();
-                for product in products.iter_mut() {
-                    // Also what names it already: that may have been a temporary that is renamed now.
-                    if mentions(&contents, &product.name) {
-                        named.push((product.folder, product.name.clone(), product.moved));
-                    }
-                    product.looks = product.looks.saturating_sub(1);
-                }
-                named
-            }
-            None => return Ok(()),
-        };
-        // Not while the products are locked: it goes up the tree.
-        named.retain(|(folder, _, moved)| *moved || !self.is_part_of_what_moved(*folder));
-        let named: Vec<_> = named.into_iter().map(|(folder, name, _)| (folder, name)).collect();
+        let named = self.named_in(job, &contents, 1);
         // Before it is looked whether any was removed: who removes one now finds this, or is found.
         for (product, product_name) in &named {
             let at = self.readers.tick();
             self.namings.note((*product, product_name), (folder.id, name), (at, job.id));
         }
-        if named.is_empty() || self.retired.newest() <= job.began {
+        match self.retired.newest() <= job.began {
+            true => Ok(()),
+            false => self.bring_back_products(job, folder, named),
+        }
+    }
+
+    /// The directories of a job that are named there; it is looked for them so many times less from now on.
+    fn named_in(&self, job: &Job, contents: &[u8], looks: u32) -> Vec<(NodeId, Box<[u8]>)> {
+        let mut named = Vec::new();
+        if let Some(mut products) = self.products.get_mut(&job.id) {
+            for product in products.iter_mut() {
+                // Also what names it already: that may have been a temporary that is renamed now.
+                if mentions(contents, &product.name) {
+                    named.push((product.folder, product.name.clone(), product.moved));
+                }
+                product.looks = product.looks.saturating_sub(looks);
+            }
+        }
+        // Not while the products are locked: it goes up the tree.
+        named.retain(|(folder, _, moved)| *moved || !self.is_part_of_what_moved(*folder));
+        named.into_iter().map(|(folder, name, _)| (folder, name)).collect()
+    }
+
+    /// Brings back what others have removed of directories that are named by something in `folder`.
+    fn bring_back_products(
+        &self,
+        job: &Job,
+        folder: &Arc<Node>,
+        named: Vec<(NodeId, Box<[u8]>)>,
+    ) -> Result<()> {
+        if named.is_empty() {
             return Ok(());
         }
         let seen_until = self.removed_at(folder)?;

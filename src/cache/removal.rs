@@ -52,8 +52,9 @@ impl Cache {
             }
             Err(errno) => return Err(errno),
         };
-        let at = self.moment_of_removal(caller, &job, &folder);
         let status = status(&victim, b"")?;
+        let number = self.tree.number(key(&status));
+        let at = self.moment_of_removal(caller, &job, (&folder, name), number);
         if kind(&status) == Kind::Directory {
             return if own.is_some() { Ok(()) } else { Err(Errno::EISDIR) };
         }
@@ -67,7 +68,7 @@ impl Cache {
         // A lock, or what somebody made for himself.
         let temporary = || {
             let made = |how| matches!(how, How::Exclusively | How::Shared);
-            is_held || self.is_own(job.id, (&folder, name), self.tree.number(key(&status)), made)
+            is_held || self.is_own(job.id, (&folder, name), number, made)
         };
         // A lock is not given up by going through its directory: who holds it, and who waits for it, goes on.
         let kept = match is_held && in_passing {
@@ -80,6 +81,7 @@ impl Cache {
             return self.retire_unless_spared(&change, caller, &removal, at).map(drop);
         }
         let moving = self.moves.read();
+        folder.note_thinned();
         let gone = match in_passing {
             true => Gone::InPassing,
             false if is_held || self.is_lock(&folder, name) => Gone::Lock,
@@ -95,10 +97,20 @@ impl Cache {
         self.unnamed(folder.id, name, victim)
     }
 
-    /// The moment at which `job` removes a name: one of many, if it lists the directory.
-    fn moment_of_removal(&self, caller: &Caller, job: &Job, folder: &Node) -> Moment {
+    /// The moment at which `job` removes a name: one of many, if it lists the directory; unless it clears up what
+    /// it had made for itself, of which nobody else may see a half. Who begins meanwhile would see half of what
+    /// others remove, if they began before that and have finished.
+    fn moment_of_removal(
+        &self,
+        caller: &Caller,
+        job: &Job,
+        (folder, name): (&Arc<Node>, Name<'_>),
+        node: NodeId,
+    ) -> Moment {
         job.note_removal();
-        match job.is_listing(folder.id.0) {
+        let one_of_many =
+            job.is_listing(folder.id.0) && !self.is_own(job.id, (folder, name), node, |_| true);
+        match one_of_many {
             true => self.readers.tick_of_removal(job, caller),
             false => self.readers.tick(),
         }
@@ -174,7 +186,7 @@ impl Cache {
             return Err(Errno::ENOTDIR);
         }
         let is_live = victim.is_some();
-        let at = self.moment_of_removal(caller, job, folder);
+        let at = self.moment_of_removal(caller, job, (folder, name), node.id);
         let spared = self.has_spared_in(caller, job, node);
         if is_live && (spared || self.is_spared(caller, job, (parent, folder), name)) {
             self.note_spared_in(caller, job, folder);
@@ -188,6 +200,7 @@ impl Cache {
             || self.is_anything_seen_in(node)
             || self.is_kept(job.id, at, (folder, name), own);
         let moving = self.moves.read();
+        folder.note_thinned();
         let while_listed = !kept && self.is_listed_beside(job, folder, Gone::Directory(node));
         match victim {
             Some(victim) if !kept && !while_listed => {
@@ -369,6 +382,9 @@ impl Cache {
         if self.readers.leave_removal(&job, caller) {
             self.retired.wake();
         }
+        if new_folder.of.is_none() {
+            self.bring_back_what_it_names(&job, &new_folder, (&from, name));
+        }
         let change = self.names.change_two((folder.id, name), (new_folder.id, new_name));
         self.publish_own(&change, &folder, name, job.id, None)?;
         let exchange = flags.contains(RenameFlags::EXCHANGE);
@@ -435,6 +451,7 @@ impl Cache {
         let no_replace = flags.contains(RenameFlags::NO_REPLACE);
         how.set(rustix::fs::RenameFlags::NOREPLACE, no_replace);
         let moving = self.moves.read();
+        folder.note_thinned();
         let while_listed = source.live
             && !keeps
             && !exchange

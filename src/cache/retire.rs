@@ -249,6 +249,7 @@ impl Cache {
         };
         // Until it has a version again, for who lists the directory meanwhile.
         let moving = self.moves.read();
+        folder.note_thinned();
         let (from, to) = (directory, &*self.own_folder(lies).ok_or(Errno::EROFS)?);
         rustix::fs::renameat(from, name.as_bytes(), to, &*text).map_err(errno)?;
         let node = self.tree.know(key, kind, lies, known_name(text.as_bytes()));

@@ -34,6 +34,8 @@ struct Listing {
     open: SmallVec<[u64; 4]>,
     /// Which it has closed but goes on with, as long as it has any open.
     closed: SmallVec<[u64; 4]>,
+    /// Which it has removed and not closed, as far as is known: closing is told of later, and by the way.
+    removed: SmallVec<[u64; 4]>,
 }
 
 /// A job that uses the mount.
@@ -156,7 +158,9 @@ impl Job {
 
     /// It has opened a directory, and lists it; once more, if it does already.
     pub fn begins_to_list(&self, node: u64) {
-        self.listing.lock().open.push(node);
+        let mut listing = self.listing.lock();
+        listing.removed.retain(|removed| *removed != node);
+        listing.open.push(node);
     }
 
     /// Whether it has any directory open and lists it.
@@ -169,19 +173,24 @@ impl Job {
         self.listing.lock().open.clone()
     }
 
-    /// It closes a directory that it lists. Who goes through a tree may go on with what it has read there, and so
+    /// It closes a directory that it lists. Who goes through a tree may go on with what he has read there, and so
     /// lists it until it has none open at all, or has removed it. Returns which it does not list any more.
     pub fn ends_to_list(&self, node: u64) -> SmallVec<[u64; 4]> {
         let mut listing = self.listing.lock();
         if let Some(at) = listing.open.iter().rposition(|open| *open == node) {
             listing.open.swap_remove(at);
         }
+        let mut ended = SmallVec::new();
         if !listing.open.contains(&node) && !listing.closed.contains(&node) {
-            listing.closed.push(node);
+            match listing.removed.iter().position(|removed| *removed == node) {
+                Some(at) => ended.push(listing.removed.swap_remove(at)),
+                None => listing.closed.push(node),
+            }
         }
         let goes_on = !listing.open.is_empty();
-        let ended = listing.closed.len().saturating_sub(if goes_on { MOST_CLOSED } else { 0 });
-        listing.closed.drain(..ended).collect()
+        let surplus = listing.closed.len().saturating_sub(if goes_on { MOST_CLOSED } else { 0 });
+        ended.extend(listing.closed.drain(..surplus));
+        ended
     }
 
     /// It has removed a directory; whether it had closed it, and listed it until now.
@@ -189,6 +198,9 @@ impl Job {
         let mut listing = self.listing.lock();
         let before = listing.closed.len();
         listing.closed.retain(|closed| *closed != node);
+        if listing.open.contains(&node) && !listing.removed.contains(&node) {
+            listing.removed.push(node);
+        }
         listing.closed.len() < before
     }
 

@@ -387,3 +387,25 @@ fn one_process_never_gets_two_jobs() {
         assert!(bench.is_empty());
     }
 }
+
+/// The kernel tells of closing a directory by the way, and of its removal at once.
+#[test]
+fn who_removes_directories_before_he_is_known_to_have_closed_them_goes_on_with_those_above() {
+    let job = Job::new(Moment(1), Moment(1), 7, 0, Duration::ZERO);
+    let [top, inner] = [1, 2];
+    job.begins_to_list(top);
+    job.begins_to_list(inner);
+    assert!(job.ends_to_list(top).is_empty());
+    for node in 100..1000 {
+        job.begins_to_list(node);
+        assert!(!job.has_done_with(node));
+        assert!(job.is_listing(node));
+        assert_eq!(job.ends_to_list(node).as_slice(), [node]);
+    }
+    assert!(job.is_listing(top));
+    job.begins_to_list(3);
+    assert!(job.ends_to_list(3).is_empty());
+    assert!(job.has_done_with(3));
+    assert_eq!(job.ends_to_list(inner).len(), 2);
+    assert!(!job.is_listing(top));
+}

@@ -8,7 +8,9 @@ use cachefs::cache::{Access, Cache, CacheOptions, Keep, PruneOptions};
 use cachefs::readers::made_up::MadeUp;
 use cachefs::readers::{Grouping, ReaderOptions, Readers};
 use cachefs::store::{Store, Wishes};
-use cachefs_mount::{Caller, Errno, HandleId, Lookup, NodeId, OpenFlags, Result, Volume};
+use cachefs_mount::{
+    Caller, Errno, HandleId, Lookup, NodeId, OpenFlags, RenameFlags, Result, Volume,
+};
 
 use crate::engine::{Deaf, name};
 
@@ -257,4 +259,21 @@ fn who_replaces_a_file_that_has_another_number_by_now_comes_again_once() {
     third.writes(handle, "103\n");
     third.closes(handle);
     assert_eq!(third.reads(), "103\n");
+}
+
+/// Who has taken a name away tells the kernel, which remembers a listing for all, after he has had his answer.
+#[test]
+fn who_lists_a_directory_from_which_a_name_has_just_gone_is_told_what_is_there() {
+    let ground = Ground::new();
+    let [mover, lister] = [101, 102].map(|pid| ground.job(pid));
+    let lists_as_remembered = || {
+        let (handle, remembered) =
+            ground.cache.open_directory(&lister.caller, NodeId::ROOT).unwrap();
+        ground.cache.release_directory(handle);
+        remembered
+    };
+    assert!(lists_as_remembered());
+    let (root, none) = (NodeId::ROOT, RenameFlags::empty());
+    ground.cache.rename(&mover.caller, root, name(FILE), root, name("moved"), none).unwrap();
+    assert!(!lists_as_remembered());
 }

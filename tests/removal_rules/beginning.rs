@@ -121,3 +121,26 @@ fn what_looks_like_a_lock_is_kept_in_a_directory_that_was_put_in_place() {
     remover.does("unlink", ["/uv.lock"]);
     assert!(!older.exists("/uv.lock"));
 }
+
+/// It is nothing that anybody waits for the end of.
+#[test]
+fn who_clears_up_what_is_his_own_shows_nobody_half_of_what_others_have_removed() {
+    let ground = Ground::new();
+    ground.shell("mkdir cache; printf 1 >cache/archive; printf 2 >cache/pointer");
+    let _older = ground.older();
+    let [mut remover, mut builder] = ground.agents();
+    builder.does("mkdir", ["/build"]);
+    for file in ["/build/a", "/build/b"] {
+        builder.does("put", [file, "text"]);
+    }
+    begins_to_remove(&mut remover, "/cache");
+    remover.does("unlink", ["/cache/archive"]);
+    begins_to_remove(&mut builder, "/build");
+    builder.does("unlink", ["/build/a"]);
+    remover.does("unlink", ["/cache/pointer"]);
+    remover.does("rmdir", ["/cache"]);
+    remover.end();
+    let mut later = ground.agent();
+    later.refused(libc::ENOENT, "status", ["/cache/pointer"]);
+    later.refused(libc::ENOENT, "status", ["/cache"]);
+}

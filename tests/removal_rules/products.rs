@@ -26,6 +26,39 @@ fn a_directory_comes_back_with_the_file_that_names_it() {
     assert_eq!(ground.live().get(&code).map(String::as_str), Some("= text"));
 }
 
+/// Whether that is renamed, or written in place: who finds it finds all that it names at once.
+#[test]
+fn a_directory_is_back_before_what_names_it_is_there() {
+    const FILES: usize = 500;
+    for renamed in [false, true] {
+        let ground = Ground::new();
+        let mut maker = ground.older();
+        for directory in ["/archive", "/pointers", "/temporary"] {
+            maker.does("mkdir", [directory]);
+        }
+        for file in 0..FILES {
+            maker.does("put", [&format!("/temporary/{file}"), "text"]);
+        }
+        let product = format!("/archive/{PRODUCT}");
+        maker.does("rename", ["/temporary", &product]);
+        let names = format!("see {PRODUCT}");
+        if renamed {
+            maker.does("put", ["/pointers/temporary", &names]);
+        }
+        ground.agent().does("remove", ["/archive"]);
+        let mut later = ground.agent();
+        later.refused(libc::ENOENT, "status", [&product]);
+        later.tell("list_when", ["/pointers/pointer", &product]);
+        if renamed {
+            maker.does("rename", ["/pointers/temporary", "/pointers/pointer"]);
+        } else {
+            maker.does("put", ["/pointers/pointer", &names]);
+        }
+        let found = later.finishes();
+        assert_eq!(found.as_array().map(Vec::len), Some(FILES), "renamed: {renamed}");
+    }
+}
+
 #[test]
 fn what_a_job_has_not_made_does_not_come_back() {
     let ground = Ground::new();
@@ -154,6 +187,21 @@ fn who_did_not_see_that_a_directory_is_named_does_not_remove_it() {
     // Who does see it, or did not look, removes it.
     ground.shell("rm -r archive");
     ground.live_is([("pointers", "/"), ("pointers/rich", &format!("= id {PRODUCT}"))]);
+}
+
+/// He knew another one by that name, which was empty.
+#[test]
+fn who_removes_what_has_become_a_named_directory_is_not_told_what_is_in_it() {
+    let ground = Ground::new();
+    let product = format!("/archive/{PRODUCT}");
+    ground.shell(&format!("mkdir -p {}; mkdir pointers", &product[1..]));
+    let [mut installer, mut pruner] = ground.agents();
+    assert!(pruner.list("/pointers").is_empty());
+    begins_to_remove(&mut pruner, "/archive");
+    publishes(&mut installer, true);
+    pruner.does("rmdir", [&product]);
+    pruner.end();
+    assert_eq!(ground.agent().read(&format!("{product}/inside")), "unpacked");
 }
 
 /// A wheel has a file that names one of its own parts, which says nothing of whether the wheel is named.

@@ -184,6 +184,14 @@ def _list(path):
 
 
 @command
+def list_when(there, path):
+    """As soon as something is there. Who has asked gives up some time."""
+    while not exists(there):
+        pass
+    return _list(path)
+
+
+@command
 def view(path):
     """All that is to be seen below a directory, by name: `/`, `= contents` or `-> target`."""
     seen = {}

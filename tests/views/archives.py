@@ -61,6 +61,8 @@ def fail(error):
 
 
 def install(cache):
+    # As uv does: it makes its cache first, and has begun by that.
+    os.makedirs(cache, exist_ok=True)
     for name, archive in [(name, find(cache, name)) for name in NAMES]:
         top, count = f"{cache}/archives/{archive}", 0
         for place, _, files in os.walk(top, onerror=fail):
@@ -82,15 +84,50 @@ def clear(path):
     os.rmdir(path)
 
 
+def lists(directory):
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def prune(cache):
+    """As `uv cache prune`: what no pointer names goes."""
+    named = set()
+    for name in lists(f"{cache}/wheels"):
+        try:
+            with open(f"{cache}/wheels/{name}/pointer") as file:
+                named.add(file.read())
+        except FileNotFoundError:
+            pass
+    for archive in lists(f"{cache}/archives"):
+        if archive not in named:
+            clear(f"{cache}/archives/{archive}")
+
+
+def drop(cache, name):
+    """As `uv cache clean NAME`: the pointer goes, and then what no pointer names."""
+    if os.path.exists(f"{cache}/wheels/{name}"):
+        clear(f"{cache}/wheels/{name}")
+    prune(cache)
+
+
 def remove(cache, turn):
     if not os.path.exists(cache):
         return
-    if turn % 3 == 0:
-        clear(cache)
-    elif turn % 3 == 1:
-        shutil.rmtree(cache)
-    else:
-        subprocess.run(["rm", "-rf", cache], check=True)
+    match turn % 6:
+        case 0:
+            clear(cache)
+        case 1:
+            shutil.rmtree(cache)
+        case 2:
+            subprocess.run(["rm", "-rf", cache], check=True)
+        case 3:
+            prune(cache)
+        case 4:
+            drop(cache, NAMES[turn // 6 % len(NAMES)])
+        case 5:
+            subprocess.run(["rm", "-rf"] + [f"{cache}/{name}" for name in lists(cache)], check=True)
 
 
 def main():

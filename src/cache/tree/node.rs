@@ -29,6 +29,9 @@ pub(in crate::cache) struct FileKey {
 /// Whoever was told of a file opens it within so many seconds, or never.
 const LATELY: u32 = 10;
 
+/// Whoever has been answered has come to tell the kernel what he did within so many seconds.
+const UNTOLD: u32 = 1;
+
 /// A live name of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::cache) struct Place {
@@ -128,6 +131,8 @@ pub(in crate::cache) struct Node {
     pub(super) opens: AtomicU32,
     /// When somebody was last seen to lock it, in seconds of a clock that is never put back; 0: never.
     pub(super) locked: AtomicU32,
+    /// Of a directory: when a name was last taken away from it, by the same clock; 0: never.
+    pub(super) thinned: AtomicU32,
     /// Which job has used it last, and when, as `pruning` notes it; 0: none.
     pub(in crate::cache) used: AtomicU64,
     /// Which tool's cache it lies in, as `numbers` notes it; 0: not known.
@@ -322,6 +327,17 @@ impl Node {
         self.was_locked() && seconds() <= self.locked.load(Ordering::Relaxed) + LATELY
     }
 
+    /// A name is being taken away from it.
+    pub(in crate::cache) fn note_thinned(&self) {
+        self.thinned.store(seconds(), Ordering::Relaxed);
+    }
+
+    /// Whether a name was taken away from it a moment ago: the kernel may not have heard of it yet.
+    pub(in crate::cache) fn was_thinned_lately(&self) -> bool {
+        let thinned = self.thinned.load(Ordering::Relaxed);
+        thinned > 0 && seconds() <= thinned + UNTOLD
+    }
+
     /// Whether more than these handles are open, or being opened.
     pub(in crate::cache) fn is_open_besides(&self, own: u32) -> bool {
         self.opens.load(Ordering::Relaxed) > own
@@ -354,6 +370,7 @@ impl Node {
             versions: None,
         });
         let (used, tool) = (AtomicU64::new(0), AtomicU32::new(0));
+        let thinned = AtomicU32::new(0);
         Node {
             id,
             kind,
@@ -362,6 +379,7 @@ impl Node {
             moves,
             opens,
             locked,
+            thinned,
             used,
             tool,
             aside,
