@@ -59,6 +59,9 @@ pub(super) enum Step {
 /// A caller comes again at once. Whoever has not after this time was ended in between.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// So often what somebody sees is looked at again because it became another's meanwhile.
+const TRIES: usize = 16;
+
 /// The steps that callers, by their threads, have to come again for.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
@@ -140,7 +143,17 @@ impl Cache {
             (seen, valid) = self.see(caller, &folder, name)?;
         }
         if let Some(step) = self.steps.of(caller) {
-            let entry = self.next_step(caller, &folder, name, &seen, step);
+            let replaces = matches!(step, Step::Replace { .. });
+            let mut entry = self.next_step(caller, &folder, name, &seen, step.clone());
+            // What he saw has become another's just now, and the kernel does not come a third time.
+            for _ in 0..TRIES {
+                if !replaces || !matches!(entry, Err(Errno::ESTALE)) {
+                    break;
+                }
+                self.return_live(seen);
+                (seen, valid) = self.see(caller, &folder, name)?;
+                entry = self.next_step(caller, &folder, name, &seen, step.clone());
+            }
             if !matches!(entry, Ok(None)) {
                 self.return_live(seen);
                 return entry.map(|entry| {
