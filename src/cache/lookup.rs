@@ -142,37 +142,60 @@ impl Cache {
             self.return_live(seen);
             (seen, valid) = self.see(caller, &folder, name)?;
         }
-        if let Some(step) = self.steps.of(caller) {
-            let replaces = matches!(step, Step::Replace { .. });
-            let mut entry = self.next_step(caller, &folder, name, &seen, step.clone());
-            // What he saw has become another's just now, and the kernel does not come a third time.
-            for _ in 0..TRIES {
-                if !replaces || !matches!(entry, Err(Errno::ESTALE)) {
-                    break;
+        match self.steps.of(caller) {
+            Some(step) => self.lookup_again(caller, &folder, name, (seen, valid), &step),
+            None => self.answer(&folder, name, (seen, valid)),
+        }
+    }
+
+    /// What is answered to one who looks because he was told to come again.
+    fn lookup_again(
+        &self,
+        caller: &Caller,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        mut found: (Seen, Duration),
+        step: &Step,
+    ) -> Result<Lookup> {
+        let mut tries = TRIES;
+        loop {
+            match self.next_step(caller, folder, name, &found.0, step) {
+                Ok(None) => return self.answer(folder, name, found),
+                // What he saw has become another's just now, and the kernel does not come a third time.
+                Err(Errno::ESTALE) if matches!(step, Step::Replace { .. }) && tries > 0 => {
+                    tries -= 1;
+                    self.return_live(found.0);
+                    found = self.see(caller, folder, name)?;
                 }
-                self.return_live(seen);
-                (seen, valid) = self.see(caller, &folder, name)?;
-                entry = self.next_step(caller, &folder, name, &seen, step.clone());
-            }
-            if !matches!(entry, Ok(None)) {
-                self.return_live(seen);
-                return entry.map(|entry| {
-                    entry.map_or(Lookup::Absent { valid: Duration::ZERO }, Lookup::Found)
-                });
+                entry => {
+                    self.return_live(found.0);
+                    return entry.map(|entry| {
+                        entry.map_or(Lookup::Absent { valid: Duration::ZERO }, Lookup::Found)
+                    });
+                }
             }
         }
+    }
+
+    /// What is answered to one who sees that, and may believe it for so long.
+    fn answer(
+        &self,
+        folder: &Arc<Node>,
+        name: Name<'_>,
+        (seen, valid): (Seen, Duration),
+    ) -> Result<Lookup> {
         match seen {
             Seen::Live(live) => {
                 let entry = self.live_entry(&live);
                 Ok(Lookup::Found(Entry { name_valid: valid, ..entry }))
             }
-            Seen::Kept(node) => match self.kept_entry_in(&folder, name, node) {
+            Seen::Kept(node) => match self.kept_entry_in(folder, name, node) {
                 // Reclaimed just now.
                 Err(Errno::ESTALE | Errno::ENOENT) => Ok(Lookup::Absent { valid: Duration::ZERO }),
                 entry => entry.map(Lookup::Found),
             },
             Seen::Nothing => {
-                self.count_miss(&folder);
+                self.count_miss(folder);
                 Ok(Lookup::Absent { valid })
             }
         }
@@ -302,7 +325,7 @@ impl Cache {
         folder: &Arc<Node>,
         name: Name<'_>,
         seen: &Seen,
-        step: Step,
+        step: &Step,
     ) -> Result<Option<Entry>> {
         let id = match seen {
             Seen::Live(live) => live.node.id,
@@ -312,7 +335,7 @@ impl Cache {
         let versioned = self.tree.versioned(folder);
         match step {
             Step::Replace { node, at }
-                if node == id || at.as_ref().is_some_and(|at| at.is(versioned.id, name)) =>
+                if *node == id || at.as_ref().is_some_and(|at| at.is(versioned.id, name)) =>
             {
                 let status = match seen {
                     Seen::Live(live) => live.status,
@@ -332,14 +355,14 @@ impl Cache {
                 // The kernel asks twice: once to hear that it is another node, and then for that. So
                 // the step is done only when the draft is opened.
                 let at = Some(Place::new(versioned.id, name));
-                self.steps.set(caller, Step::Replace { node, at });
+                self.steps.set(caller, Step::Replace { node: *node, at });
                 let old = Old { status, node: self.tree.get(id).ok() };
                 self.begin_replacing(caller, &versioned, name, &old).map(Some)
             }
-            Step::Own { node, empty, .. } if node == id => {
+            Step::Own { node, empty, .. } if *node == id => {
                 let Some(user) = self.user(caller) else { return Ok(None) };
                 let node = self.tree.get(id)?;
-                self.take_own(caller, user, (&versioned, name), &node, empty)?;
+                self.take_own(caller, user, (&versioned, name), &node, *empty)?;
                 // The kernel asks once more, and meets it.
                 self.steps.take(caller);
                 let (seen, _) = self.see(caller, folder, name)?;
@@ -353,7 +376,7 @@ impl Cache {
                 }
             }
             Step::Remove { folder: wanted, name: wanted_name }
-                if wanted == versioned.id && *wanted_name == *name.as_bytes() =>
+                if *wanted == versioned.id && **wanted_name == *name.as_bytes() =>
             {
                 let status = match seen {
                     Seen::Live(live) => live.status,

@@ -25,6 +25,7 @@ mod quota;
 mod reaper;
 mod references;
 mod removal;
+mod renaming;
 mod resolve;
 mod retire;
 mod spared;

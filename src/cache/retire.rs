@@ -18,7 +18,7 @@ use rustix::fs::{OFlags, Statx};
 use smallvec::SmallVec;
 
 use super::Cache;
-use super::additions::{Added, How};
+use super::additions::How;
 use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::tree::{Kept, Node, RETIRED, USERS, known_name, name_for_user};
@@ -471,38 +471,49 @@ impl Cache {
         (node, kept): (&Node, &Kept),
         (job, how): (&Job, How),
     ) -> Result<()> {
-        let added = || Some(Added::new(node.id, (job.id, self.readers.tick()), how));
-        self.return_as(change, (folder, directory, name), (node, kept), added)
+        self.put_back(change, (folder, directory, name), node)?;
+        // After it is there, or who lists the directory before that would have to know of it; and before the
+        // name is unlocked, for which who removes the directory waits.
+        self.note_added(node.id, job, (folder.id, name), how);
+        self.forget_retired(folder, name, (node, kept));
+        Ok(())
     }
 
-    /// As [`Cache::return_to`]; how it got its name is known, or it is not.
-    pub(super) fn return_as(
+    /// Gives what should not have been removed its name back, as if it had not been.
+    pub(super) fn undo_retiring(
+        &self,
+        change: &Change<'_>,
+        (folder, directory, name): (&Node, &OwnedFd, Name<'_>),
+        (node, kept): (&Node, &Kept),
+    ) -> Result<()> {
+        self.put_back(change, (folder, directory, name), node)?;
+        self.forget_retired(folder, name, (node, kept));
+        Ok(())
+    }
+
+    /// Moves what is retired to its name again.
+    fn put_back(
         &self,
         _: &Change<'_>,
         (folder, directory, name): (&Node, &OwnedFd, Name<'_>),
-        (node, kept): (&Node, &Kept),
-        added: impl FnOnce() -> Option<Added>,
+        node: &Node,
     ) -> Result<()> {
         let place = node.place().ok_or(Errno::ESTALE)?;
-        {
-            let _moving = self.moves.read();
-            let flags = rustix::fs::RenameFlags::NOREPLACE;
-            let from = self.own_folder(place.parent()).ok_or(Errno::ESTALE)?;
-            rustix::fs::renameat_with(&*from, &*place.name, directory, name.as_bytes(), flags)
-                .map_err(errno)?;
-            self.tree.add_place(node, folder.id, name);
-            if node.kind != Kind::Directory {
-                self.tree.remove_place(node, place.parent(), known_name(&place.name));
-            }
+        let _moving = self.moves.read();
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        let from = self.own_folder(place.parent()).ok_or(Errno::ESTALE)?;
+        rustix::fs::renameat_with(&*from, &*place.name, directory, name.as_bytes(), flags)
+            .map_err(errno)?;
+        self.tree.add_place(node, folder.id, name);
+        if node.kind != Kind::Directory {
+            self.tree.remove_place(node, place.parent(), known_name(&place.name));
         }
-        // After it is there, or who lists the directory before that would have to know of it; and before the
-        // name is unlocked, for which who removes the directory waits.
-        if let Some(added) = added() {
-            self.note_addition((folder.id, name), added);
-        }
+        Ok(())
+    }
+
+    fn forget_retired(&self, folder: &Node, name: Name<'_>, (node, kept): (&Node, &Kept)) {
         self.remove_retired(folder, name, node.id, kept.number);
         self.retired.records.lock().remove(&kept.number);
-        Ok(())
     }
 
     /// Takes a kept version out of its directory, and gives back what it held.

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from processes import in_a_process
+from processes import clear, in_a_process
 
 INSTALLERS = 4
 NAMES = ["numpy", "rich"]
@@ -72,16 +72,6 @@ def install(cache):
                     assert file.read() == text(name, directory, number), f"{place}/{number}"
                 count += 1
         assert count == len(DIRECTORIES) * FILES, f"{top} has {count} files"
-
-
-def clear(path):
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                clear(entry.path)
-            else:
-                os.unlink(entry.path)
-    os.rmdir(path)
 
 
 def lists(directory):

@@ -11,7 +11,7 @@ import select
 import shutil
 import sys
 
-from processes import in_a_process
+from processes import clear, in_a_process
 
 MAKERS = 3
 NAMES = [f"{name}.py" for name in "elffile manylinux musllinux parser structures tokenizer markers utils".split()]
@@ -29,24 +29,10 @@ def make(root):
     shutil.rmtree(top)
 
 
-def clear(path):
-    seen = set()
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.name in seen:
-                raise OSError(f"{entry.path} is listed twice")
-            seen.add(entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                clear(entry.path)
-            else:
-                os.unlink(entry.path)
-    shutil.rmtree(path)
-
-
 def clear_all(root):
     with os.scandir(root) as entries:
         for entry in entries:
-            clear(entry.path)
+            clear(entry.path, shutil.rmtree)
 
 
 def main():
