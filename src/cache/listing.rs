@@ -239,10 +239,7 @@ impl Cache {
         for folder in ended {
             self.drop_kept_while_listed(job.id, NodeId(folder));
         }
-        let last = !job.lists_any();
-        if last && self.readers.removal_ended(&handle.job) {
-            self.retired.wake();
-        }
+        self.removes_no_more(job);
     }
 
     fn open_stream(&self, id: NodeId) -> Result<Stream> {

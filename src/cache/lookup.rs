@@ -230,6 +230,9 @@ impl Cache {
             return Ok((live.map_or(Seen::Nothing, Seen::Live), self.names_valid(folder)));
         }
         let seen = self.choose_or_give_back(&kept, live, self.reader(caller));
+        if self.lists_no_more(caller, folder, &kept, &seen) {
+            return self.see(caller, folder, name);
+        }
         self.keep_reachable(caller, &kept, &seen);
         Ok((seen, Duration::ZERO))
     }

@@ -236,6 +236,7 @@ impl Cache {
             if let Some(cache) = cache.upgrade() {
                 cache.drop_drafts_of(job.id);
                 cache.forget_products(job.id);
+                cache.forget_kept_while_listed(job.id);
                 cache.retired.wake();
             }
         }));

@@ -109,10 +109,17 @@ impl Cache {
     ) -> Moment {
         job.note_removal();
         let one_of_many =
-            job.is_listing(folder.id.0) && !self.is_own(job.id, (folder, name), node, |_| true);
+            job.goes_through(folder.id.0) && !self.is_own(job.id, (folder, name), node, |_| true);
         match one_of_many {
             true => self.readers.tick_of_removal(job, caller),
             false => self.readers.tick(),
+        }
+    }
+
+    /// A job has done with a directory, and with its removal, if that was the last.
+    pub(super) fn removes_no_more(&self, job: &Job) {
+        if !job.goes_through_any() && self.readers.removal_ended(job) {
+            self.retired.wake();
         }
     }
 
@@ -167,6 +174,7 @@ impl Cache {
         drop(change);
         if removed.is_ok() && job.has_done_with(node.id.0) {
             self.drop_kept_while_listed(job.id, node.id);
+            self.removes_no_more(&job);
         }
         self.give_back(node.id, 1);
         removed

@@ -124,6 +124,11 @@ impl Cache {
             self.tree.remove_place(node, source.folder, place);
         }
         self.hide(&change, &folder, name, job.id);
+        if !source.live
+            && let Some(node) = node.as_ref().filter(|node| node.kind == Kind::Directory)
+        {
+            self.keep_apart(&change, &folder, name, (node, &source.descriptor))?;
+        }
         if let Some(node) = &node {
             self.note_moved(node, &job, (new_folder.id, new_name), replaced);
         }

@@ -320,6 +320,44 @@ impl Cache {
         self.retired.records.lock().insert(version, record);
     }
 
+    /// Others who see a directory that was removed under that name go on seeing it by a number of its own: a job has
+    /// moved it to where it is live. The kernel must not meet one directory in two places, and who removes what is in
+    /// it by its old name does not mean what has another one by now.
+    pub(super) fn keep_apart(
+        &self,
+        _: &Change<'_>,
+        folder: &Node,
+        name: Name<'_>,
+        (node, descriptor): (&Node, &OwnedFd),
+    ) -> Result<()> {
+        let is_it = |kept: &Kept| kept.version.what == node.id;
+        if !folder.every_version(name).iter().any(is_it) {
+            return Ok(());
+        }
+        let second = self.tree.second(node.key(), Some(descriptor.try_clone()?)).id;
+        let mut numbers = SmallVec::<[u64; 1]>::new();
+        self.tree.change_versions(folder, name.as_bytes(), |list| {
+            for kept in list.iter_mut().filter(|kept| is_it(kept)) {
+                kept.version.what = second;
+                numbers.push(kept.number);
+            }
+        });
+        // Each version holds what it is.
+        for _ in 1..numbers.len() {
+            self.tree.hold(second);
+        }
+        let mut records = self.retired.records.lock();
+        for number in &numbers {
+            if let Some(record) = records.get_mut(number) {
+                record.node = second;
+                (record.lies, record.amount) = (None, Some(Amount::default()));
+            }
+        }
+        drop(records);
+        self.give_back(node.id, numbers.len() as u64);
+        Ok(())
+    }
+
     /// What was kept last under a name is kept for those only.
     pub(super) fn keep_only_for(
         &self,

@@ -20,11 +20,12 @@ use smallvec::SmallVec;
 
 use super::Cache;
 use super::additions::How;
+use super::lookup::Seen;
 use super::name_locks::Change;
 use super::references::FOREVER;
 use super::resolve::status;
-use super::tree::{DEEPEST, Node, known_name};
-use super::view::Moment;
+use super::tree::{DEEPEST, Kept, KeptList, Node, known_name};
+use super::view::{Moment, Stage};
 use crate::readers::Job;
 
 /// So many directories are known that are named by files; which were named last.
@@ -218,7 +219,7 @@ impl Cache {
 
     /// The other jobs that list a directory at this moment, and would stumble over what goes away in it.
     fn listing_beside(&self, job: &Job, folder: &Node, gone: Gone<'_>) -> SmallVec<[u64; 1]> {
-        if self.listings.load(Ordering::Acquire) == 0 {
+        if self.listings.load(Ordering::Acquire) == 0 && self.readers.removals_began().is_none() {
             return SmallVec::new();
         }
         let stumbles = |other: &Job| match gone {
@@ -227,10 +228,9 @@ impl Cache {
             Gone::File => other.has_removed(),
             Gone::Directory(it) => job.listed(it.id.0).is_some() || other.listed(it.id.0).is_some(),
         };
-        let listing =
-            self.readers.all().into_iter().filter(|other| {
-                other.id != job.id && other.is_listing(folder.id.0) && stumbles(other)
-            });
+        let listing = self.readers.all().into_iter().filter(|other| {
+            other.id != job.id && other.goes_through(folder.id.0) && stumbles(other)
+        });
         listing.map(|other| other.id).collect()
     }
 
@@ -269,13 +269,40 @@ impl Cache {
         }
     }
 
-    /// A job does not list a directory any more.
-    pub(super) fn drop_kept_while_listed(&self, job: u64, folder: NodeId) {
-        let Some((_, names)) = self.kept_while_listed.remove(&(job, folder.0)) else { return };
-        let Ok(node) = self.tree.get(folder) else { return };
+    /// Whether the caller has come by a name that was kept for him while he listed a directory, which he does not any
+    /// more. It is kept no longer then.
+    pub(super) fn lists_no_more(
+        &self,
+        caller: &Caller,
+        folder: &Arc<Node>,
+        kept: &KeptList,
+        seen: &Seen,
+    ) -> bool {
+        let is_seen = |kept: &&Kept| matches!(seen, Seen::Kept(what) if *what == kept.version.what);
+        let only = |kept: &Kept| matches!(kept.version.stage, Stage::Retired { only: Some(_), .. });
+        if !kept.iter().find(is_seen).is_some_and(only) {
+            return false;
+        }
+        let job = self.readers.job(caller);
+        let folder = self.tree.versioned(folder).id;
+        !job.goes_through(folder.0) && self.drop_kept_while_listed(job.id, folder)
+    }
+
+    /// A job has ended.
+    pub(super) fn forget_kept_while_listed(&self, job: u64) {
+        self.kept_while_listed.retain(|(of, _), _| *of != job);
+    }
+
+    /// A job does not list a directory any more; whether anything was kept for it.
+    pub(super) fn drop_kept_while_listed(&self, job: u64, folder: NodeId) -> bool {
+        let Some((_, names)) = self.kept_while_listed.remove(&(job, folder.0)) else {
+            return false;
+        };
+        let Ok(node) = self.tree.get(folder) else { return false };
         for name in names {
             let change = self.names.change(folder, &name);
             self.hide(&change, &node, known_name(&name), job);
         }
+        true
     }
 }

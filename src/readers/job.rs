@@ -1,6 +1,6 @@
 //! A job.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
@@ -15,8 +15,14 @@ const MOST_LISTED: usize = 1 << 16;
 /// So many directories that it has closed it goes on with.
 const MOST_CLOSED: usize = 64;
 
+/// Who has removed something goes on with it after no longer than that, or not at all.
+const PAUSE: Duration = Duration::from_secs(5);
+
 /// So many directories are remembered in which it has removed something in vain.
 const MOST_SPARED: usize = 1 << 12;
+
+/// No time of the system's clock.
+const NEVER: u64 = u64::MAX;
 
 /// How a directory was listed last.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +38,7 @@ struct Listed {
 struct Listing {
     /// Which it has open, once for each time.
     open: SmallVec<[u64; 4]>,
-    /// Which it has closed but goes on with, as long as it has any open.
+    /// Which it has closed but goes on with, as long as it has any open, or removes.
     closed: SmallVec<[u64; 4]>,
     /// Which it has removed and not closed, as far as is known: closing is told of later, and by the way.
     removed: SmallVec<[u64; 4]>,
@@ -54,8 +60,8 @@ pub struct Job {
     pub since: SystemTime,
     open: AtomicUsize,
     listing: Mutex<Listing>,
-    /// Whether it has removed anything.
-    removes: AtomicBool,
+    /// When it last removed anything, in milliseconds of the system's clock; [`NEVER`].
+    removed: AtomicU64,
     /// The directories that it has listed, by their nodes.
     listed: Mutex<LruCache<u64, Listed>>,
     /// The directories, by their nodes, in which something is that a process of it has removed in vain.
@@ -79,7 +85,7 @@ impl Job {
             since: SystemTime::now(),
             open: AtomicUsize::new(0),
             listing: Mutex::default(),
-            removes: AtomicBool::new(false),
+            removed: AtomicU64::new(NEVER),
             // Unbounded to the map, which otherwise reserves room for all at once.
             listed: Mutex::new(LruCache::unbounded()),
             spared: Mutex::new(LruCache::unbounded()),
@@ -168,26 +174,35 @@ impl Job {
         !self.listing.lock().open.is_empty()
     }
 
+    /// Whether it goes through any directory, as [`Job::goes_through`] says.
+    pub fn goes_through_any(&self) -> bool {
+        let listing = self.listing.lock();
+        !listing.open.is_empty() || !listing.closed.is_empty() && self.is_removing()
+    }
+
     /// The directories that it has open and lists.
     pub fn lists(&self) -> SmallVec<[u64; 4]> {
         self.listing.lock().open.clone()
     }
 
-    /// It closes a directory that it lists. Who goes through a tree may go on with what he has read there, and so
-    /// lists it until it has none open at all, or has removed it. Returns which it does not list any more.
+    /// It closes a directory that it lists. Who goes through a tree, and has others open at that moment, may go on
+    /// with what he has read there, and so lists it until he has removed it, or has none open at all and removes
+    /// nothing. Returns which it does not list any more.
     pub fn ends_to_list(&self, node: u64) -> SmallVec<[u64; 4]> {
         let mut listing = self.listing.lock();
         if let Some(at) = listing.open.iter().rposition(|open| *open == node) {
             listing.open.swap_remove(at);
         }
         let mut ended = SmallVec::new();
+        let is_last = listing.open.is_empty();
         if !listing.open.contains(&node) && !listing.closed.contains(&node) {
             match listing.removed.iter().position(|removed| *removed == node) {
                 Some(at) => ended.push(listing.removed.swap_remove(at)),
+                None if is_last => ended.push(node),
                 None => listing.closed.push(node),
             }
         }
-        let goes_on = !listing.open.is_empty();
+        let goes_on = !is_last || self.is_removing();
         let surplus = listing.closed.len().saturating_sub(if goes_on { MOST_CLOSED } else { 0 });
         ended.extend(listing.closed.drain(..surplus));
         ended
@@ -204,22 +219,34 @@ impl Job {
         listing.closed.len() < before
     }
 
-    /// Whether it lists that directory.
+    /// Whether it lists that directory: it has it open, or has had, and has any open.
     pub fn is_listing(&self, node: u64) -> bool {
         let listing = self.listing.lock();
-        listing.open.contains(&node) || listing.closed.contains(&node)
+        let goes_on = !listing.open.is_empty() && listing.closed.contains(&node);
+        goes_on || listing.open.contains(&node)
+    }
+
+    /// Whether it lists that directory, or goes on to remove what it has found there. Not all who do have any
+    /// directory open: some read on what they can't keep open, as they have too many.
+    pub fn goes_through(&self, node: u64) -> bool {
+        let listing = self.listing.lock();
+        let goes_on = !listing.open.is_empty() || self.is_removing();
+        listing.open.contains(&node) || goes_on && listing.closed.contains(&node)
     }
 
     /// It removes something.
     pub fn note_removal(&self) {
-        if !self.removes.load(Ordering::Relaxed) {
-            self.removes.store(true, Ordering::Relaxed);
-        }
+        self.removed.store(self.touched.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Whether it has ever removed anything.
     pub fn has_removed(&self) -> bool {
-        self.removes.load(Ordering::Relaxed)
+        self.removed.load(Ordering::Relaxed) != NEVER
+    }
+
+    /// Whether it had removed something a moment before it last used the mount.
+    fn is_removing(&self) -> bool {
+        self.has_removed() && !self.is_past(self.removed.load(Ordering::Relaxed), PAUSE)
     }
 
     /// It has one more file or directory open.

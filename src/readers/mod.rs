@@ -129,7 +129,7 @@ impl Readers {
         job.has_removed() && self.registry.leave_removal(job.id, self.process(caller))
     }
 
-    /// A job lists no directory any more; whether it has removed anything meanwhile.
+    /// A job goes through no directory any more; whether it has removed anything meanwhile.
     pub fn removal_ended(&self, job: &Job) -> bool {
         self.registry.removal_ended(job.id)
     }

@@ -348,6 +348,7 @@ impl Ends for Registry {
         let job = {
             let mut crews = self.crews.lock();
             let Some(member) = crews.processes.remove(&process) else { return };
+            self.removals.leave(member.job.id, process);
             for thread in member.threads {
                 self.threads.remove(&thread);
                 if thread != process {

@@ -3,7 +3,7 @@
 //!
 //! To one who begins in the middle of that, half a cache would be worse than all or nothing of it. So
 //! such a removal takes place, for who begins later, when its job has closed its directories, or its process
-//! does something else.
+//! ends or does something else.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -68,7 +68,7 @@ impl Removals {
         ended
     }
 
-    /// A process of `job` does something else; whether it had been removing.
+    /// A process of `job` does something else, or ends; whether it had been removing.
     pub(super) fn leave(&self, job: u64, process: u32) -> bool {
         if self.count.load(Ordering::Acquire) == 0 {
             return false;

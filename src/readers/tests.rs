@@ -409,3 +409,42 @@ fn who_removes_directories_before_he_is_known_to_have_closed_them_goes_on_with_t
     assert_eq!(job.ends_to_list(inner).len(), 2);
     assert!(!job.is_listing(top));
 }
+
+/// Some close what they list when they have too many open, and remove what is in it later.
+#[test]
+fn who_removes_goes_on_with_what_he_has_closed() {
+    let at = Duration::from_secs;
+    let job = Job::new(Moment(1), Moment(1), 7, 0, at(1));
+    let [top, inner, other] = [1, 2, 3];
+    job.begins_to_list(top);
+    job.begins_to_list(inner);
+    job.note_removal();
+    assert!(job.ends_to_list(top).is_empty());
+    assert_eq!(job.ends_to_list(inner).as_slice(), [inner]);
+    assert!(!job.is_listing(top));
+    assert!(job.goes_through(top) && job.goes_through_any());
+    assert!(!job.goes_through(inner) && !job.goes_through(other));
+    job.touch(at(100), at(1));
+    assert!(!job.goes_through(top) && !job.goes_through_any());
+    job.note_removal();
+    assert!(job.has_done_with(top));
+    assert!(!job.goes_through_any());
+    // Who removes nothing has done with what he has closed.
+    let job = Job::new(Moment(2), Moment(2), 8, 0, at(1));
+    job.begins_to_list(top);
+    assert_eq!(job.ends_to_list(top).as_slice(), [top]);
+}
+
+#[test]
+fn a_removal_ends_with_its_process() {
+    let bench = Bench::new(Grouping::Tree);
+    bench.system.start(10, 1);
+    bench.system.start(11, 10);
+    let job = bench.job(10);
+    assert_eq!(bench.job(11).id, job.id);
+    let at = bench.readers.tick_of_removal(&job, &caller(11));
+    assert!(bench.readers.removals_began().is_some_and(|began| began < at));
+    bench.system.end(11);
+    assert!(bench.readers.runs(job.id));
+    assert_eq!(bench.readers.removals_began(), None);
+}

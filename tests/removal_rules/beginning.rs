@@ -66,6 +66,33 @@ fn a_removal_goes_on_between_two_directories() {
     ground.reclaimed();
 }
 
+/// As `walkdir` does it, which may have none open between two of them.
+#[test]
+fn a_removal_goes_on_while_no_directory_is_open() {
+    let ground = Ground::new();
+    ground
+        .shell("mkdir -p cache/one cache/two; printf 1 >cache/one/file; printf 2 >cache/two/file");
+    let witness = ground.older();
+    let mut remover = ground.agent();
+    begins_to_remove(&mut remover, "/cache");
+    remover.does("open", ["one", "/cache/one", "directory"]);
+    assert_eq!(remover.list("@one"), ["file"]);
+    remover.does("close", ["d"]);
+    remover.does("unlink", ["/cache/one/file"]);
+    remover.does("close", ["one"]);
+    remover.does("rmdir", ["/cache/one"]);
+    let mut middle = ground.agent();
+    assert_eq!(middle.read("/cache/one/file"), "1", "half a cache");
+    remover.does("remove", ["/cache/two"]);
+    assert_eq!(middle.read("/cache/two/file"), "2");
+    remover.does("rmdir", ["/cache"]);
+    ground.agent().refused(libc::ENOENT, "status", ["/cache"]);
+    for agent in [witness, middle, remover] {
+        agent.end();
+    }
+    ground.reclaimed();
+}
+
 #[test]
 fn who_begins_between_two_removals_sees_the_first() {
     let ground = Ground::new();

@@ -68,6 +68,32 @@ fn what_was_moved_away_does_not_keep_a_directory_from_being_removed() {
     assert_eq!(installer.list("/archive"), [PRODUCT]);
 }
 
+/// As `walkdir` does it, by which uv removes: far down in a tree it has read the directories above to their ends, and
+/// closed them.
+#[test]
+fn what_is_moved_away_stays_for_who_has_closed_what_he_listed_and_removes_on() {
+    let ground = Ground::new();
+    ground.shell("mkdir -p archive cache/old; printf 1 >cache/old/1");
+    let [mut installer, mut remover] = ground.agents();
+    installer.does("mkdir", ["/cache/.tmp"]);
+    installer.does("put", ["/cache/.file", "text", "x"]);
+    begins_to_remove(&mut remover, "/cache");
+    remover.does("open", ["old", "/cache/old", "directory"]);
+    assert_eq!(remover.list("@old"), ["1"]);
+    remover.does("close", ["d"]);
+    remover.does("unlink", ["/cache/old/1"]);
+    remover.does("close", ["old"]);
+    remover.does("rmdir", ["/cache/old"]);
+    installer.does("rename", ["/cache/.tmp", &format!("/archive/{PRODUCT}")]);
+    installer.does("rename", ["/cache/.file", "/archive/file"]);
+    remover.does("unlink", ["/cache/.file"]);
+    assert_eq!(remover.list("/cache/.tmp"), [""; 0]);
+    remover.does("rmdir", ["/cache/.tmp"]);
+    remover.does("rmdir", ["/cache"]);
+    remover.end();
+    assert_eq!(installer.list("/archive"), ["file", PRODUCT]);
+}
+
 /// As tools that remove what is left over do it: they list, and then look at each. By then a job may have put its
 /// temporary directory in place.
 #[test]

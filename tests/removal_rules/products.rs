@@ -26,6 +26,33 @@ fn a_directory_comes_back_with_the_file_that_names_it() {
     assert_eq!(ground.live().get(&code).map(String::as_str), Some("= text"));
 }
 
+/// To the kernel they must be two: it can't have one directory in two places.
+#[test]
+fn what_was_removed_and_is_moved_into_place_stays_apart_from_what_others_still_see() {
+    let ground = Ground::new();
+    ground.shell("mkdir archive cache");
+    let [mut maker, mut remover] = ground.agents();
+    maker.does("mkdir", ["/cache/.tmp"]);
+    for name in ["a", "b"] {
+        maker.does("put", [&format!("/cache/.tmp/{name}"), name]);
+    }
+    begins_to_remove(&mut remover, "/cache");
+    ground.clean(&["cache/.tmp"]);
+    let product = format!("/archive/{PRODUCT}");
+    maker.does("rename", ["/cache/.tmp", &product]);
+    assert_ne!(remover.inode("/cache/.tmp"), maker.inode(&product));
+    assert_eq!(remover.list("/cache/.tmp"), ["a", "b"]);
+    for path in ["/cache/.tmp/a", "/cache/.tmp/b"] {
+        remover.does("unlink", [path]);
+    }
+    remover.does("rmdir", ["/cache/.tmp"]);
+    remover.end();
+    for agent in [&mut maker, &mut ground.agent()] {
+        assert_eq!(agent.list(&product), ["a", "b"]);
+        assert_eq!(agent.read(&format!("{product}/a")), "a");
+    }
+}
+
 /// Whether that is renamed, or written in place: who finds it finds all that it names at once.
 #[test]
 fn a_directory_is_back_before_what_names_it_is_there() {
