@@ -14,10 +14,11 @@ use super::drafts::Old;
 use super::name_locks::Look;
 use super::resolve::{key, kind, status};
 use super::tree::{KeptList, Node, Place};
-use super::view::{self, Moment, Reader, Version};
+use super::view::{self, During, Moment, Reader, Version};
 
 /// One who only looks around sees what is live.
-pub(super) const NOBODY: Reader = Reader { id: u64::MAX - 1, began: Moment(u64::MAX), user: None };
+pub(super) const NOBODY: Reader =
+    Reader { id: u64::MAX - 1, began: Moment(u64::MAX), during: During::NONE, user: None };
 
 /// What a caller sees under a name.
 #[expect(clippy::large_enum_variant, reason = "it is nearly always the large one")]

@@ -260,7 +260,9 @@ impl Needs {
     /// The jobs that can be seen and that need it.
     fn holders(&self, record: &Record) -> impl Iterator<Item = &Arc<Job>> {
         let for_it = |job: &Job| record.only.as_ref().is_none_or(|only| only.contains(&job.id));
-        let older = self.jobs.iter().filter(move |job| job.began < record.at && for_it(job));
+        let older =
+            move |job: &&Arc<Job>| job.was_there_before(record.at, &record.hidden) && for_it(job);
+        let older = self.jobs.iter().filter(older);
         older.filter(|job| record.seen_as.is_some() && !record.hidden.contains(&job.id))
     }
 

@@ -172,8 +172,10 @@ impl Cache {
         let removal = Removal { parent, folder: &folder, directory: &directory, name, job: &job };
         let removed = self.remove_known(caller, step, &change, &removal, victim, &node);
         drop(change);
-        if removed.is_ok() && job.has_done_with(node.id.0) {
-            self.drop_kept_while_listed(job.id, node.id);
+        if removed.is_ok() {
+            if job.has_done_with(node.id.0) {
+                self.drop_kept_while_listed(job.id, node.id);
+            }
             self.removes_no_more(&job);
         }
         self.give_back(node.id, 1);

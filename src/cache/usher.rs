@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use super::Cache;
 use super::lookup::Seen;
 use super::tree::{DEEPEST, KeptList};
-use super::view::{Moment, Reader, Stage};
+use super::view::{During, Moment, Reader, Stage};
 
 /// Who can look at processes, and look up names in the mount.
 pub trait Usher: Send + Sync + 'static {
@@ -38,7 +38,8 @@ const LOOK_AFTER: Duration = Duration::from_millis(20);
 const REST: u32 = 4;
 
 /// As the view function knows the usher: he sees all that anybody may still see.
-const EVERYTHING: Reader = Reader { id: u64::MAX - 2, began: Moment(0), user: None };
+const EVERYTHING: Reader =
+    Reader { id: u64::MAX - 2, began: Moment(0), during: During::NONE, user: None };
 
 #[derive(Default)]
 pub(super) struct Ushering {

@@ -8,6 +8,43 @@ use smallvec::SmallVec;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(pub u64);
 
+/// So many removals that go on at the same time are told from each other.
+const APART: usize = 4;
+
+/// The removals that were going on when a job began: it sees all that they take away, also what had gone by then. Of
+/// those that had ended it sees nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct During([Option<(u64, Moment)>; APART]);
+
+impl During {
+    /// There was none.
+    pub const NONE: During = During([None; APART]);
+
+    /// These, each the remover's [`Reader::id`] and the moment before its first; and from which moment on the job
+    /// sees whatever was removed: from when it `began`, unless there are too many to tell them from each other.
+    pub fn of(
+        going_on: impl IntoIterator<Item = (u64, Moment)>,
+        began: Moment,
+    ) -> (During, Moment) {
+        let (mut apart, mut sees, mut known) = (During::NONE, began, 0);
+        for removal in going_on {
+            match apart.0.get_mut(known) {
+                Some(free) => *free = Some(removal),
+                None => sees = sees.min(removal.1),
+            }
+            known += 1;
+        }
+        (apart, sees)
+    }
+
+    /// Whether one of them took away what went at that moment; the first of those who do not see it is who removed
+    /// it.
+    pub fn took(&self, at: Moment, hidden: &[u64]) -> bool {
+        let by = hidden.first();
+        self.0.iter().flatten().any(|(remover, began)| Some(remover) == by && *began < at)
+    }
+}
+
 /// A job that uses the mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reader {
@@ -15,6 +52,8 @@ pub struct Reader {
     pub id: u64,
     /// When it began.
     pub began: Moment,
+    /// What was being removed then.
+    pub during: During,
     /// The user that it acts as now, if that is one who is not trusted and so has versions of his own
     /// (SEMANTICS 5.3).
     pub user: Option<u32>,
@@ -35,7 +74,7 @@ pub enum Stage {
     Gone,
     /// What the name stands for in the store.
     Live,
-    /// Removed, and kept for readers that began before that.
+    /// Removed, and kept for readers that began before that, or while who did it removed one name after the other.
     Retired {
         /// When.
         at: Moment,
@@ -139,7 +178,8 @@ fn rank(stage: &Stage, reader: Reader) -> Option<(u8, u64)> {
         Stage::Aside => Some(ASIDE),
         Stage::Live | Stage::Gone => None,
         Stage::Retired { at, hidden, only } => {
-            let seen = reader.began < *at && !hidden.contains(&reader.id);
+            let before = reader.began < *at || reader.during.took(*at, hidden);
+            let seen = before && !hidden.contains(&reader.id);
             let kept = only.as_ref().is_none_or(|only| only.contains(&reader.id));
             (seen && kept).then_some((0, at.0))
         }
@@ -177,6 +217,24 @@ mod tests {
         prop::collection::vec(0..4u64, 1..3).prop_map(SmallVec::from_vec)
     }
 
+    fn reader() -> impl Strategy<Value = Reader> {
+        let going_on = prop::collection::vec((0..4u64, (0..8u64).prop_map(Moment)), 0..3);
+        (0..4u64, 0..8u64, going_on, user()).prop_map(|(id, began, going_on, user)| {
+            let (during, began) = During::of(going_on, Moment(began));
+            Reader { id, began, during, user }
+        })
+    }
+
+    #[test]
+    fn removals_that_are_too_many_to_tell_apart_are_seen_from_the_first_of_the_rest_on() {
+        let removals = (1..=APART as u64 + 2).map(|by| (by, Moment(10 * by)));
+        let (during, sees) = During::of(removals, Moment(1000));
+        assert!(during.took(Moment(11), &[1]) && !during.took(Moment(10), &[1]));
+        assert!(!during.took(Moment(11), &[2]) && !during.took(Moment(11), &[]));
+        assert_eq!(sees, Moment(10 * (APART as u64 + 1)));
+        assert_eq!(During::of([], Moment(7)), (During::NONE, Moment(7)));
+    }
+
     fn user() -> impl Strategy<Value = Option<u32>> {
         prop_oneof![Just(None), Just(Some(2000)), Just(Some(3000))]
     }
@@ -195,7 +253,10 @@ mod tests {
             let kept = told.iter().filter(|(stage, user)| {
                 let Stage::Retired { at, hidden, only } = stage else { return false };
                 let for_it = only.as_ref().is_none_or(|only| only.contains(&reader.id));
-                of(user) && for_it && !hidden.contains(&reader.id) && *at > reader.began
+                let going_on = reader.during.0.iter().flatten();
+                let mut its = going_on.filter(|(by, began)| *by == hidden[0] && began < at);
+                let before = *at > reader.began || its.next().is_some();
+                of(user) && for_it && !hidden.contains(&reader.id) && before
             });
             kept.max_by_key(|(stage, _)| match stage {
                 Stage::Retired { at, .. } => *at,
@@ -216,12 +277,10 @@ mod tests {
     proptest! {
         #[test]
         fn the_rule_is_that_of_the_contract(
-            mut told in prop::collection::vec((stage(), user()), 0..7), id in 0..4u64,
-            began in 0..8u64, user in user(),
+            mut told in prop::collection::vec((stage(), user()), 0..7), reader in reader(),
         ) {
             // What is live is there for everyone.
             told.iter_mut().filter(|(stage, _)| *stage == Stage::Live).for_each(|(_, of)| *of = None);
-            let reader = Reader { id, began: Moment(began), user };
             let versions = told.iter().map(|told| Version {
                 what: told.clone(), stage: told.0.clone(), of: told.1,
             });
@@ -238,17 +297,15 @@ mod tests {
         /// SEMANTICS 5.3: whatever one user has, or has removed, changes nothing for anybody else.
         #[test]
         fn nobody_sees_what_is_another_users(
-            told in prop::collection::vec((stage(), user()), 0..7), id in 0..4u64,
-            began in 0..8u64, user in user(),
+            told in prop::collection::vec((stage(), user()), 0..7), reader in reader(),
         ) {
-            let reader = Reader { id, began: Moment(began), user };
             let seen_among = |told: Vec<&Told>| {
                 let version = |told: &Told| Version {
                     what: told.clone(), stage: told.0.clone(), of: told.1,
                 };
                 seen(told.into_iter().map(version), reader)
             };
-            let without = told.iter().filter(|(_, of)| of.is_none() || *of == user).collect();
+            let without = told.iter().filter(|(_, of)| of.is_none() || *of == reader.user).collect();
             prop_assert_eq!(seen_among(told.iter().collect()), seen_among(without));
         }
 
@@ -264,7 +321,7 @@ mod tests {
 
         #[test]
         fn nobody_sees_what_another_stages(other in 1..4u64) {
-            let reader = Reader { id: 0, began: Moment(0), user: None };
+            let reader = Reader { id: 0, began: Moment(0), during: During::NONE, user: None };
             let staged = Version::shared((), Stage::Staged { by: other });
             prop_assert_eq!(seen([staged], reader), None);
         }

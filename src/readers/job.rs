@@ -7,7 +7,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use crate::cache::view::{Moment, Reader};
+use crate::cache::view::{During, Moment, Reader};
 
 /// So many directories are remembered that a job has listed, each for some tens of bytes.
 const MOST_LISTED: usize = 1 << 16;
@@ -49,9 +49,10 @@ struct Listing {
 pub struct Job {
     /// Which; never used twice in a daemon's life.
     pub id: u64,
-    /// From when on it doesn't see what others remove any more: when it began, or when a removal began
-    /// that was going on then.
+    /// What others had removed before it doesn't see, but for what was going on then: when it began.
     pub began: Moment,
+    /// The removals that were going on then.
+    pub during: During,
     /// The process it began with; 0 for those whose pids the daemon can't see.
     pub pid: u32,
     /// The user it began as.
@@ -75,11 +76,18 @@ impl Job {
     pub const UNKNOWN: u64 = 0;
 
     /// One that begins at `now_is`, which is also its number: no two jobs begin at one moment. It sees
-    /// what was removed since `sees`.
-    pub(super) fn new(now_is: Moment, sees: Moment, pid: u32, uid: u32, now: Duration) -> Job {
+    /// what was removed since `began`, and `during` that.
+    pub(super) fn new(
+        now_is: Moment,
+        (during, began): (During, Moment),
+        pid: u32,
+        uid: u32,
+        now: Duration,
+    ) -> Job {
         Job {
             id: now_is.0,
-            began: sees,
+            began,
+            during,
             pid,
             uid,
             since: SystemTime::now(),
@@ -100,7 +108,13 @@ impl Job {
 
     /// As the view function knows it, where it acts as that user.
     pub fn reader_as(&self, user: Option<u32>) -> Reader {
-        Reader { id: self.id, began: self.began, user }
+        Reader { id: self.id, began: self.began, during: self.during, user }
+    }
+
+    /// Whether it began before something was removed, or while who did it removed one name after the other; the first
+    /// of those who do not see that is who removed it.
+    pub fn was_there_before(&self, removed: Moment, hidden: &[u64]) -> bool {
+        self.began < removed || self.during.took(removed, hidden)
     }
 
     /// A process of it lists a directory at this moment.
@@ -174,10 +188,11 @@ impl Job {
         !self.listing.lock().open.is_empty()
     }
 
-    /// Whether it goes through any directory, as [`Job::goes_through`] says.
+    /// Whether it goes through any directory, as [`Job::goes_through`] says, that it has not removed.
     pub fn goes_through_any(&self) -> bool {
         let listing = self.listing.lock();
-        !listing.open.is_empty() || !listing.closed.is_empty() && self.is_removing()
+        listing.open.iter().any(|open| !listing.removed.contains(open))
+            || !listing.closed.is_empty() && self.is_removing()
     }
 
     /// The directories that it has open and lists.

@@ -12,7 +12,7 @@ use super::removals::Removals;
 use super::strangers::Strangers;
 use super::system::{Ends, Process, System, Watch};
 use super::{Grouping, Job, ReaderOptions};
-use crate::cache::view::Moment;
+use crate::cache::view::{During, Moment};
 
 /// So many ancestors of a process are asked whether they belong to a job.
 const GENERATIONS: usize = 64;
@@ -102,7 +102,7 @@ impl Registry {
             // Killed while it asked: a job that has ended before anybody could need it.
             _ => {
                 let now = self.tick();
-                Arc::new(Job::new(now, now, thread, uid, self.system.now()))
+                Arc::new(Job::new(now, (During::NONE, now), thread, uid, self.system.now()))
             }
         })
     }
@@ -178,7 +178,7 @@ impl Registry {
     fn unknown(&self, uid: u32) -> Arc<Job> {
         let begin = || {
             let always = Moment(Job::UNKNOWN);
-            let job = Arc::new(Job::new(always, always, 0, uid, self.system.now()));
+            let job = Arc::new(Job::new(always, (During::NONE, always), 0, uid, self.system.now()));
             self.running.lock().insert(job.id, Arc::clone(&job));
             job
         };
@@ -279,15 +279,14 @@ impl Registry {
     /// older jobs: they get the lock after us, and find the job, or it has ended by then. What they
     /// do not find began after `at`, or never will run again.
     ///
-    /// Who begins while others remove directories sees what they have removed so far, if that was
+    /// Who begins while others remove directories sees what those have removed so far, if that was
     /// kept: all of it or nothing.
     fn begin(&self, crews: &mut Crews, pid: u32, uid: u32, cgroup: u64) -> Arc<Job> {
         let now = self.system.now();
         let job = {
             let mut running = self.running.lock();
             let began = self.tick();
-            let removal = self.removals.began(now);
-            let sees = removal.map_or(began, |removal| removal.min(began));
+            let sees = During::of(self.removals.going_on(now), began);
             let job = Arc::new(Job::new(began, sees, pid, uid, now));
             running.insert(job.id, Arc::clone(&job));
             job

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::cache::view::Moment;
 
@@ -82,14 +83,19 @@ impl Removals {
         removes
     }
 
-    /// The moment before the first of all removals that are going on.
-    pub(super) fn began(&self, now: Duration) -> Option<Moment> {
+    /// The removals that are going on: whose, and the moments before their first.
+    pub(super) fn going_on(&self, now: Duration) -> SmallVec<[(u64, Moment); 4]> {
         if self.count.load(Ordering::Acquire) == 0 {
-            return None;
+            return SmallVec::new();
         }
         let going_on = self.going_on.lock();
-        let current = going_on.values().filter(|r| now.saturating_sub(r.last) <= PAUSE);
-        current.map(|removal| removal.began).min()
+        let current = going_on.iter().filter(|(_, r)| now.saturating_sub(r.last) <= PAUSE);
+        current.map(|(job, removal)| (*job, removal.began)).collect()
+    }
+
+    /// The moment before the first of all removals that are going on.
+    pub(super) fn began(&self, now: Duration) -> Option<Moment> {
+        self.going_on(now).into_iter().map(|(_, began)| began).min()
     }
 }
 

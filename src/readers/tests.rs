@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::made_up::MadeUp;
 use super::*;
+use crate::cache::view::During;
 
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -391,7 +392,7 @@ fn one_process_never_gets_two_jobs() {
 /// The kernel tells of closing a directory by the way, and of its removal at once.
 #[test]
 fn who_removes_directories_before_he_is_known_to_have_closed_them_goes_on_with_those_above() {
-    let job = Job::new(Moment(1), Moment(1), 7, 0, Duration::ZERO);
+    let job = Job::new(Moment(1), (During::NONE, Moment(1)), 7, 0, Duration::ZERO);
     let [top, inner] = [1, 2];
     job.begins_to_list(top);
     job.begins_to_list(inner);
@@ -406,15 +407,18 @@ fn who_removes_directories_before_he_is_known_to_have_closed_them_goes_on_with_t
     job.begins_to_list(3);
     assert!(job.ends_to_list(3).is_empty());
     assert!(job.has_done_with(3));
-    assert_eq!(job.ends_to_list(inner).len(), 2);
-    assert!(!job.is_listing(top));
+    assert!(job.goes_through_any());
+    assert!(job.has_done_with(top) && !job.has_done_with(inner));
+    assert!(!job.goes_through_any());
+    assert_eq!(job.ends_to_list(inner).as_slice(), [inner]);
+    assert!(!job.is_listing(inner));
 }
 
 /// Some close what they list when they have too many open, and remove what is in it later.
 #[test]
 fn who_removes_goes_on_with_what_he_has_closed() {
     let at = Duration::from_secs;
-    let job = Job::new(Moment(1), Moment(1), 7, 0, at(1));
+    let job = Job::new(Moment(1), (During::NONE, Moment(1)), 7, 0, at(1));
     let [top, inner, other] = [1, 2, 3];
     job.begins_to_list(top);
     job.begins_to_list(inner);
@@ -430,7 +434,7 @@ fn who_removes_goes_on_with_what_he_has_closed() {
     assert!(job.has_done_with(top));
     assert!(!job.goes_through_any());
     // Who removes nothing has done with what he has closed.
-    let job = Job::new(Moment(2), Moment(2), 8, 0, at(1));
+    let job = Job::new(Moment(2), (During::NONE, Moment(2)), 8, 0, at(1));
     job.begins_to_list(top);
     assert_eq!(job.ends_to_list(top).as_slice(), [top]);
 }

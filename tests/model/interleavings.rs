@@ -9,7 +9,7 @@
 
 use std::ffi::OsStr;
 
-use cachefs::cache::view::{self, Moment, Reader, Stage, Version};
+use cachefs::cache::view::{self, During, Moment, Reader, Stage, Version};
 use cachefs_mount::{Name, NodeId};
 use shuttle::sync::Arc;
 use shuttle::thread;
@@ -48,13 +48,13 @@ mod sync {
 const NAMES: [&str; 2] = ["a", "b"];
 
 /// Runs from before everything until after everything, and changes nothing.
-const OLD: Reader = Reader { id: 9, began: Moment(0), user: None };
+const OLD: Reader = Reader { id: 9, began: Moment(0), during: During::NONE, user: None };
 
 /// Begins when everything has happened.
-const NEW: Reader = Reader { id: 10, began: Moment(u64::MAX), user: None };
+const NEW: Reader = Reader { id: 10, began: Moment(u64::MAX), during: During::NONE, user: None };
 
 fn writer(id: u64) -> Reader {
-    Reader { id, began: Moment(0), user: None }
+    Reader { id, began: Moment(0), during: During::NONE, user: None }
 }
 
 type Job = Box<dyn FnOnce(&Miniature) + Send>;

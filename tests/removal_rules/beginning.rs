@@ -93,6 +93,32 @@ fn a_removal_goes_on_while_no_directory_is_open() {
     ground.reclaimed();
 }
 
+/// What one of them has taken away is gone, also what it took away since the other began.
+#[test]
+fn who_begins_after_one_of_two_removals_sees_all_of_the_other_and_nothing_of_that() {
+    let ground = Ground::new();
+    ground.shell("mkdir one two; for i in 1 2; do printf $i >one/$i; printf $i >two/$i; done");
+    let witness = ground.older();
+    let [mut first, mut second, mut later] = ground.agents();
+    begins_to_remove(&mut first, "/one");
+    first.does("unlink", ["/one/1"]);
+    begins_to_remove(&mut second, "/two");
+    second.does("unlink", ["/two/1"]);
+    first.does("unlink", ["/one/2"]);
+    first.does("close", ["d"]);
+    first.does("rmdir", ["/one"]);
+    first.end();
+    second.does("unlink", ["/two/2"]);
+    later.refused(libc::ENOENT, "status", ["/one"]);
+    assert_eq!(later.list("/two"), ["1", "2"]);
+    second.does("rmdir", ["/two"]);
+    assert_eq!(later.read("/two/1"), "1");
+    for agent in [witness, second, later] {
+        agent.end();
+    }
+    ground.reclaimed();
+}
+
 #[test]
 fn who_begins_between_two_removals_sees_the_first() {
     let ground = Ground::new();
