@@ -261,29 +261,6 @@ fn who_replaces_a_file_that_has_another_number_by_now_comes_again_once() {
     assert_eq!(third.reads(), "103\n");
 }
 
-/// What one has seen of a file may have become another's before it is looked at more closely.
-#[test]
-fn whoever_replaces_a_file_at_the_same_time_is_never_told_to_come_a_third_time() {
-    let ground = Ground::new();
-    let jobs = [101, 102, 103, 104].map(|pid| ground.job(pid));
-    std::thread::scope(|scope| {
-        for job in &jobs {
-            scope.spawn(move || {
-                for _ in 0..1000 {
-                    let flags = OpenFlags::WRITE | OpenFlags::TRUNCATE;
-                    let handle = match job.opens(job.finds(), flags) {
-                        Err(Errno::ESTALE) => job.comes_again().1,
-                        opened => opened.unwrap(),
-                    };
-                    job.writes(handle, "101\n");
-                    job.closes(handle);
-                }
-            });
-        }
-    });
-    assert_eq!(jobs[0].reads(), "101\n");
-}
-
 /// Who has taken a name away tells the kernel, which remembers a listing for all, after he has had his answer.
 #[test]
 fn who_lists_a_directory_from_which_a_name_has_just_gone_is_told_what_is_there() {
