@@ -1,7 +1,7 @@
 //! Who begins while something is removed, and what he sees.
 
 use crate::begins_to_remove;
-use crate::views::Ground;
+use crate::views::{Agent, Ground};
 
 #[test]
 fn who_begins_in_the_middle_of_a_removal_sees_all_of_it_until_it_ends() {
@@ -32,10 +32,8 @@ fn who_begins_in_the_middle_of_a_removal_sees_all_of_it_until_it_ends() {
     ground.reclaimed();
 }
 
-/// `fts` closes what it has listed before it is done there, and goes back by "..".
-#[test]
-fn a_removal_goes_on_between_two_directories() {
-    let ground = Ground::new();
+/// One for whom all is kept, and one who has listed a directory and the first that lies in it, and closed the one above.
+fn has_come_to_the_first_of_two(ground: &Ground) -> (Agent, Agent) {
     ground
         .shell("mkdir -p cache/one cache/two; printf 1 >cache/one/file; printf 2 >cache/two/file");
     let witness = ground.older();
@@ -44,6 +42,14 @@ fn a_removal_goes_on_between_two_directories() {
     remover.does("open", ["one", "/cache/one", "directory"]);
     assert_eq!(remover.list("@one"), ["file"]);
     remover.does("close", ["d"]);
+    (witness, remover)
+}
+
+/// `fts` closes what it has listed before it is done there, and goes back by "..".
+#[test]
+fn a_removal_goes_on_between_two_directories() {
+    let ground = Ground::new();
+    let (witness, mut remover) = has_come_to_the_first_of_two(&ground);
     remover.does("unlink", ["@one/file"]);
     remover.does("open", ["up", "@one/..", "directory"]);
     remover.does("close", ["one"]);
@@ -70,14 +76,7 @@ fn a_removal_goes_on_between_two_directories() {
 #[test]
 fn a_removal_goes_on_while_no_directory_is_open() {
     let ground = Ground::new();
-    ground
-        .shell("mkdir -p cache/one cache/two; printf 1 >cache/one/file; printf 2 >cache/two/file");
-    let witness = ground.older();
-    let mut remover = ground.agent();
-    begins_to_remove(&mut remover, "/cache");
-    remover.does("open", ["one", "/cache/one", "directory"]);
-    assert_eq!(remover.list("@one"), ["file"]);
-    remover.does("close", ["d"]);
+    let (witness, mut remover) = has_come_to_the_first_of_two(&ground);
     remover.does("unlink", ["/cache/one/file"]);
     remover.does("close", ["one"]);
     remover.does("rmdir", ["/cache/one"]);
