@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -160,6 +161,36 @@ fn umount_names_who_is_busy() {
     // The store is free as soon as `umount` returns.
     mount.mount_again();
     mount.unmount();
+}
+
+/// Sends a directory to itself and closes it, so that it is open and nobody is seen to have it; lets go at a line.
+const UNSEEN: &str = "
+import os, socket, sys
+here, there = socket.socketpair()
+directory = os.open(sys.argv[1], os.O_RDONLY)
+socket.send_fds(here, [b'x'], [directory])
+os.close(directory)
+print(flush=True)
+sys.stdin.readline()";
+
+#[test]
+fn umount_waits_a_moment_for_who_cannot_be_seen() {
+    let mut mount = Mount::new();
+    let mut command = Command::new("python3");
+    command.args(["-c", UNSEEN]).arg(mount.path());
+    let mut unseen = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let holds = unseen.stdout.as_mut().unwrap().read(&mut [0]).unwrap();
+    assert_eq!(holds, 1);
+    let said = mount.cachefs(["umount"]).arg(mount.path()).exits_with(1);
+    said.says("in use by someone who can't be seen from here");
+    assert!(is_mounted(mount.path()));
+    let lets_go = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        unseen.stdin.take().unwrap().write_all(b"\n").unwrap();
+        unseen.wait().unwrap()
+    });
+    mount.unmount();
+    assert!(lets_go.join().unwrap().success());
 }
 
 #[test]

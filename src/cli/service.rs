@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cachefs_mount::fuse::Mount;
 use serde_json::{Value, json};
@@ -18,9 +18,10 @@ use crate::control::server::Service;
 use crate::prune::Only;
 use crate::readers::{Job, ReaderOptions};
 use crate::store::Store;
+use crate::system::busy::{self, User};
 use crate::system::containment::Containment;
 use crate::system::outside::Outside;
-use crate::system::{busy, processes};
+use crate::system::processes;
 
 /// A mount and all that belongs to it.
 pub(super) struct Running {
@@ -43,10 +44,14 @@ pub(super) struct Running {
 impl Running {
     /// Who is using the mount, for a message.
     pub(super) fn users(&self) -> String {
-        match busy::list(&self.outside.users()) {
-            users if users.is_empty() => "someone who can't be seen from here".into(),
-            users => users,
-        }
+        in_words(&self.outside.users())
+    }
+}
+
+fn in_words(users: &[User]) -> String {
+    match busy::list(users) {
+        users if users.is_empty() => "someone who can't be seen from here".into(),
+        users => users,
     }
 }
 
@@ -113,16 +118,34 @@ impl Service for Running {
         let at = self.mountpoint.display();
         // While it is known which files were used.
         self.cache.keep_recency();
-        match self.mount.unmount(lazy) {
-            Ok(()) => Ok(()),
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(format!(
-                "{at} is in use by {}; end that, or use `cachefs umount --lazy {at}`",
-                self.users()
-            )),
-            Err(e) => Err(format!("can't unmount {at}: {e}")),
+        let unseen_until = Instant::now() + UNSEEN_TIME;
+        let mut users = Vec::new();
+        loop {
+            match self.mount.unmount(lazy) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
+                Err(e) => return Err(format!("can't unmount {at}: {e}")),
+            }
+            if !users.is_empty() || Instant::now() >= unseen_until {
+                return Err(format!(
+                    "{at} is in use by {}; end that, or use `cachefs umount --lazy {at}`",
+                    in_words(&users)
+                ));
+            }
+            users = self.outside.users();
+            if users.is_empty() {
+                std::thread::sleep(UNSEEN_PAUSE);
+            }
         }
     }
 }
+
+/// So long a mount may be in use by no one that can be seen before that is an error: who has just ended holds what he
+/// had open for a moment, and so does a process that is being started, until it runs its program.
+const UNSEEN_TIME: Duration = Duration::from_secs(2);
+
+/// And so long it takes until that is looked at again.
+const UNSEEN_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a store holds is counted anew for who asks after this time.
 const FRESH: Duration = Duration::from_secs(30);
