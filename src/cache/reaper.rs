@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use cachefs_mount::{Errno, Kind, NodeId, Result};
@@ -27,18 +28,31 @@ impl Cache {
         *self.retired.reaper.lock() = Some(wake);
         let cache = Arc::downgrade(self);
         std::thread::Builder::new().name("reaper".into()).spawn(move || {
+            // What an earlier mount has left is there to begin with.
+            let (mut next, mut rested) = (Instant::now(), Instant::now());
             loop {
+                let wait = next.max(rested).saturating_duration_since(Instant::now());
+                let woken = match wait.is_zero() {
+                    true => Err(RecvTimeoutError::Timeout),
+                    false => woken.recv_timeout(wait),
+                };
                 let Some(cache) = cache.upgrade() else { return };
-                let next = cache.reclaim();
-                cache.drop_left();
-                drop(cache);
-                // What has to be reclaimed because of the time is due then, at the earliest.
-                let wait = next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()));
-                match woken.recv_timeout(wait) {
-                    Ok(()) | Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
-                    Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
+                match woken {
+                    Ok(Wake::ToMeasure(number)) => {
+                        cache.measure(number);
+                        // Whoever it was to be kept for may have ended before it was.
+                        next = next.min(Instant::now() + GOING_ON);
+                    }
+                    Ok(Wake::ToReclaim) => next = Instant::now(),
+                    Err(RecvTimeoutError::Timeout) => {
+                        let begun = Instant::now();
+                        let due = cache.reclaim();
+                        cache.drop_left();
+                        next = due.unwrap_or_else(|| Instant::now() + IDLE);
+                        rested = Instant::now() + begun.elapsed() * REST;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return,
                 }
-                while woken.try_recv().is_ok() {}
             }
         })?;
         Ok(())
@@ -64,10 +78,8 @@ impl Cache {
 
     /// Reclaims what nobody needs any more, in the order in which it was removed; when the next is due
     /// in any case.
-    pub(super) fn reclaim(&self) -> Option<Instant> {
-        self.measure();
-        let records: Vec<(u64, Record)> =
-            self.retired.records.lock().iter().map(|(n, record)| (*n, record.clone())).collect();
+    fn reclaim(&self) -> Option<Instant> {
+        let newest = *self.retired.records.lock().last_key_value()?.0;
         // Only now: whoever needs one of these began before it was removed.
         let now = Instant::now();
         let needs = Needs {
@@ -75,11 +87,18 @@ impl Cache {
             now,
             ..Needs::new(self.readers.all(), self.options.keep)
         };
-        let (due, kept): (Vec<_>, Vec<_>) = records
-            .into_iter()
-            .partition(|(_, record)| needs.until(record).is_none_or(|until| until <= now));
-        let next = kept.iter().filter_map(|(_, record)| needs.until(record)).min();
-        for (number, record) in due {
+        let (mut due, mut next) = (Vec::new(), None);
+        for (number, record) in self.retired.records.lock().range(..=newest) {
+            match needs.until(record).filter(|until| *until > now) {
+                Some(until) => next = Some(next.map_or(until, |next: Instant| next.min(until))),
+                None => due.push(*number),
+            }
+        }
+        for number in due {
+            if self.retired.records.lock().get(&number).is_some_and(|due| due.amount.is_none()) {
+                self.measure(number);
+            }
+            let Some(record) = self.retired.records.lock().get(&number).cloned() else { continue };
             if needs.holders(&record).next().is_some() {
                 tracing::warn!(
                     name = %record.name(), kept_for = %needs.names(&record),
@@ -174,19 +193,12 @@ impl Cache {
         Ok(())
     }
 
-    /// Finds out how much there is of the directories that were removed.
-    fn measure(&self) {
-        loop {
-            let next = {
-                let records = self.retired.records.lock();
-                let unmeasured = records.iter().find(|(_, record)| record.amount.is_none());
-                unmeasured.map(|(number, record)| (*number, record.node))
-            };
-            let Some((number, node)) = next else { return };
-            let amount = self.directory(node).and_then(|top| self.amount_in(&top));
-            if let Some(record) = self.retired.records.lock().get_mut(&number) {
-                record.amount = Some(amount.unwrap_or_default());
-            }
+    /// Finds out how much there is of a directory that was removed.
+    fn measure(&self, number: u64) {
+        let Some(node) = self.retired.records.lock().get(&number).map(|r| r.node) else { return };
+        let amount = self.directory(node).and_then(|top| self.amount_in(&top));
+        if let Some(record) = self.retired.records.lock().get_mut(&number) {
+            record.amount.get_or_insert(amount.unwrap_or_default());
         }
     }
 
@@ -217,6 +229,19 @@ impl Cache {
         Ok(())
     }
 }
+
+/// What the reaper is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wake {
+    /// A directory was removed, and is kept under that number.
+    ToMeasure(u64),
+    /// Something may not be needed any more.
+    ToReclaim,
+}
+
+/// So many times as long as it has looked for what is due the reaper rests, however often it is woken: there may be
+/// much that is kept, and many who end.
+const REST: u32 = 4;
 
 /// How long the reaper sleeps when nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);

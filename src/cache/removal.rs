@@ -72,7 +72,7 @@ impl Cache {
         };
         // A lock is not given up by going through its directory: who holds it, and who waits for it, goes on.
         let kept = match is_held && in_passing {
-            true => self.anybody_began_before(job.id, at),
+            true => self.readers.is_seen_by_others(job.id, at),
             false => self.is_kept(job.id, at, (&folder, name), temporary),
         };
         if kept {

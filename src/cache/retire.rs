@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 use super::Cache;
 use super::additions::How;
 use super::name_locks::Change;
+use super::reaper::Wake;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::tree::{Kept, Node, RETIRED, USERS, known_name, name_for_user};
 use super::view::{self, Moment, Stage, Version, is_lock_name};
@@ -114,7 +115,7 @@ pub(super) struct Retired {
     pub(super) records: Mutex<BTreeMap<u64, Record>>,
     /// When anything was removed last.
     newest: AtomicU64,
-    pub(super) reaper: Mutex<Option<Sender<()>>>,
+    pub(super) reaper: Mutex<Option<Sender<Wake>>>,
     /// To whoever tells the kernel of names that it has to ask for again.
     pub(super) herald: Mutex<Option<Sender<Changed>>>,
 }
@@ -139,9 +140,13 @@ impl Retired {
 
     /// Has the reaper look for what nobody needs any more.
     pub(super) fn wake(&self) {
+        self.tell_reaper(Wake::ToReclaim);
+    }
+
+    fn tell_reaper(&self, wake: Wake) {
         if let Some(reaper) = &*self.reaper.lock() {
             // It ends with the cache; then there is nothing to wake.
-            let _ = reaper.send(());
+            let _ = reaper.send(wake);
         }
     }
 }
@@ -187,12 +192,7 @@ impl Cache {
         (folder, name): (&Arc<Node>, Name<'_>),
         temporary: impl FnOnce() -> bool,
     ) -> bool {
-        self.anybody_began_before(job, at) && !self.is_lock(folder, name) && !temporary()
-    }
-
-    /// Whether another job runs that began before that moment.
-    pub(super) fn anybody_began_before(&self, job: u64, at: Moment) -> bool {
-        self.readers.oldest_besides(job).is_some_and(|began| began < at)
+        self.readers.is_seen_by_others(job, at) && !self.is_lock(folder, name) && !temporary()
     }
 
     /// Whether a name is one by which tools lock; not where the directory was renamed since the daemon
@@ -273,7 +273,10 @@ impl Cache {
         let (node, only) = (node.id, None);
         let record = Record { at, hidden, only, seen_as, node, lies, since, amount };
         self.retired.records.lock().insert(version, record);
-        if !seen || kind == Kind::Directory {
+        if kind == Kind::Directory {
+            self.retired.tell_reaper(Wake::ToMeasure(version));
+        }
+        if !seen {
             self.retired.wake();
         }
         Ok(())

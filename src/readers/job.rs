@@ -297,6 +297,7 @@ impl Job {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+/// A time of the clock, as it is kept.
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -149,13 +149,13 @@ impl Readers {
         self.registry.removals_began()
     }
 
-    /// When the oldest running job besides `by` began.
+    /// Whether something that `by` removes at that moment is seen by anyone: by a job that runs and began before, or
+    /// by one that is still to begin before a removal ends that others run beside.
     ///
-    /// If this, called after `at = tick()`, finds none that began before `at`, then none that did
-    /// will run from now on (but for [`Job::UNKNOWN`], which counts as older than everything and
-    /// may turn up at any time).
-    pub fn oldest_besides(&self, by: u64) -> Option<Moment> {
-        self.registry.oldest_besides(by)
+    /// If this, called after `at = tick()`, finds none that began before `at`, then none that did will run from now
+    /// on (but for [`Job::UNKNOWN`], which counts as older than everything and may turn up at any time).
+    pub fn is_seen_by_others(&self, by: u64, at: Moment) -> bool {
+        self.registry.is_seen_by_others(by, at)
     }
 
     /// Whether that job runs.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::*;
+use crate::cache::view::Moment;
 
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -346,8 +347,8 @@ fn costs() {
     println!("fate, runs: {:?}", each(100_000, || _ = bench.readers.fate(&caller)));
     println!("fate, runs, no record: {:?}", each(100_000, || _ = bench.system.fate(thread)));
     println!("process, no record: {:?}", each(100_000, || _ = bench.system.process(thread)));
-    let oldest = || _ = bench.readers.oldest_besides(1);
-    println!("the oldest of 500: {:?}", each(1_000_000, oldest));
+    let seen = || _ = bench.readers.is_seen_by_others(1, Moment(0));
+    println!("seen by one of 500: {:?}", each(1_000_000, seen));
     for mut child in children {
         child.kill().unwrap();
         child.wait().unwrap();

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
+use super::job::millis;
 use super::removals::Removals;
 use super::strangers::Strangers;
 use super::system::{Ends, Process, System, Watch};
@@ -16,6 +18,9 @@ use crate::cache::view::{During, Moment};
 
 /// So many ancestors of a process are asked whether they belong to a job.
 const GENERATIONS: usize = 64;
+
+/// Where jobs have run so long ago, the next one may begin at any moment.
+pub(super) const LATELY: Duration = Duration::from_secs(60);
 
 type Ended = Box<dyn Fn(&Job) + Send + Sync>;
 
@@ -34,6 +39,8 @@ pub(super) struct Registry {
     strangers: Strangers,
     /// Removals that are going on. Locked after `running`.
     removals: Removals,
+    /// When a job ended last, in milliseconds of the clock; 0 if none has.
+    last_end: AtomicU64,
     /// How often there came to be someone new who adopts.
     changes: AtomicU64,
     ended: OnceLock<Ended>,
@@ -90,6 +97,7 @@ impl Registry {
             unknown: OnceLock::new(),
             strangers: Strangers::new(),
             removals: Removals::default(),
+            last_end: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             ended: OnceLock::new(),
         }
@@ -132,7 +140,9 @@ impl Registry {
     }
 
     pub(super) fn tick_of_removal(&self, job: u64, process: u32) -> Moment {
-        self.removals.go_on((job, process), self.system.now(), || self.tick())
+        let now = self.system.now();
+        let others = self.oldest_besides(job).is_some() || self.ended_lately(now);
+        self.removals.go_on((job, process), others, now, || self.tick())
     }
 
     pub(super) fn leave_removal(&self, job: u64, process: u32) -> bool {
@@ -147,9 +157,18 @@ impl Registry {
         self.removals.began(self.system.now())
     }
 
-    pub(super) fn oldest_besides(&self, by: u64) -> Option<Moment> {
+    fn oldest_besides(&self, by: u64) -> Option<Moment> {
         let running = self.running.lock();
         running.values().find(|job| job.id != by).map(|job| job.began)
+    }
+
+    fn ended_lately(&self, now: Duration) -> bool {
+        let last = self.last_end.load(Ordering::Acquire);
+        last != 0 && u128::from(millis(now).saturating_sub(last)) < LATELY.as_millis()
+    }
+
+    pub(super) fn is_seen_by_others(&self, by: u64, at: Moment) -> bool {
+        self.oldest_besides(by).is_some_and(|began| began < at) || self.removals.is_kept(by)
     }
 
     pub(super) fn runs(&self, id: u64) -> bool {
@@ -320,6 +339,7 @@ impl Registry {
             crews.groups.remove(&cgroup);
             self.system.unwatch_group(cgroup);
         }
+        self.last_end.store(millis(self.system.now()), Ordering::Release);
         self.running.lock().remove(&job.id);
         self.removals.end(job.id);
         true

@@ -24,6 +24,8 @@ struct Removal {
     /// The moment before its first.
     began: Moment,
     last: Duration,
+    /// Others ran since its first, or shortly before: who begins while it goes on is to see all that it takes away.
+    kept: bool,
 }
 
 #[derive(Default)]
@@ -34,28 +36,36 @@ pub(super) struct Removals {
 }
 
 impl Removals {
-    /// The moment at which `job` removes one more name.
+    /// The moment at which `job` removes one more name, while others run, or ran a moment ago, or not.
     ///
     /// It is taken with the lock that [`Removals::began`] takes: who asks there after the moment
     /// finds the removal, and who asked before it is older.
     pub(super) fn go_on(
         &self,
         (job, process): (u64, u32),
+        others: bool,
         now: Duration,
         tick: impl FnOnce() -> Moment,
     ) -> Moment {
         let mut going_on = self.going_on.lock();
         let at = tick();
         let before = Moment(at.0 - 1);
-        let new = Removal { process, began: before, last: now };
+        let new = Removal { process, began: before, last: now, kept: others };
         let removal = going_on.entry(job).or_insert(new);
-        removal.process = process;
         if now.saturating_sub(removal.last) > PAUSE {
-            removal.began = before;
+            *removal = new;
         }
+        removal.process = process;
         removal.last = now;
+        removal.kept |= others;
         self.count.store(going_on.len(), Ordering::Release);
         at
+    }
+
+    /// Whether what `job` removes is to be kept for those who begin before its removal ends.
+    pub(super) fn is_kept(&self, job: u64) -> bool {
+        self.count.load(Ordering::Acquire) != 0
+            && self.going_on.lock().get(&job).is_some_and(|removal| removal.kept)
     }
 
     /// `job` has no directory open any more; whether it had been removing.
@@ -108,14 +118,14 @@ mod tests {
         let removals = Removals::default();
         let seconds = Duration::from_secs;
         assert_eq!(removals.began(seconds(0)), None);
-        assert_eq!(removals.go_on((7, 70), seconds(10), || Moment(5)), Moment(5));
-        assert_eq!(removals.go_on((8, 80), seconds(10), || Moment(6)), Moment(6));
+        assert_eq!(removals.go_on((7, 70), false, seconds(10), || Moment(5)), Moment(5));
+        assert_eq!(removals.go_on((8, 80), false, seconds(10), || Moment(6)), Moment(6));
         assert_eq!(removals.began(seconds(11)), Some(Moment(4)));
         assert!(removals.end(7));
         assert!(!removals.end(7));
         assert_eq!(removals.began(seconds(11)), Some(Moment(5)));
         assert_eq!(removals.began(seconds(12)), None);
-        removals.go_on((8, 80), seconds(12), || Moment(9));
+        removals.go_on((8, 80), false, seconds(12), || Moment(9));
         assert_eq!(removals.began(seconds(12)), Some(Moment(8)));
     }
 
@@ -124,7 +134,7 @@ mod tests {
         let removals = Removals::default();
         let now = Duration::from_secs(1);
         removals.leave(7, 70);
-        removals.go_on((7, 70), now, || Moment(5));
+        removals.go_on((7, 70), false, now, || Moment(5));
         assert!(!removals.leave(7, 71));
         assert!(!removals.leave(8, 70));
         assert_eq!(removals.began(now), Some(Moment(4)));

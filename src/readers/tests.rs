@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::made_up::MadeUp;
+use super::registry::LATELY;
 use super::*;
 use crate::cache::view::During;
 
@@ -60,9 +61,11 @@ fn descendants_belong_to_the_job_of_their_ancestors() {
     assert!(other.id != job.id && other.began > job.began);
     let all: Vec<u64> = bench.readers.all().iter().map(|job| job.id).collect();
     assert_eq!(all, [job.id, other.id]);
-    assert_eq!(bench.readers.oldest_besides(job.id), Some(other.began));
-    assert_eq!(bench.readers.oldest_besides(other.id), Some(job.began));
-    assert_eq!(bench.readers.oldest_besides(12345), Some(job.began));
+    let later = bench.readers.tick();
+    let seen = |by, at| bench.readers.is_seen_by_others(by, at);
+    assert!(!seen(job.id, other.began) && seen(job.id, later));
+    assert!(!seen(other.id, job.began) && seen(other.id, other.began));
+    assert!(!seen(12345, job.began) && seen(12345, other.began));
     // The first process ends, the job does not.
     bench.system.end(10);
     assert!(bench.readers.runs(job.id) && bench.ended().is_empty());
@@ -72,7 +75,7 @@ fn descendants_belong_to_the_job_of_their_ancestors() {
     assert_eq!(bench.ended(), [job.id]);
     bench.system.end(20);
     assert_eq!(bench.ended(), [job.id, other.id]);
-    assert_eq!(bench.readers.oldest_besides(0), None);
+    assert!(!bench.readers.is_seen_by_others(0, later));
     assert!(bench.is_empty());
 }
 
@@ -151,15 +154,15 @@ fn ancestors_are_asked_up_to_a_bound() {
 fn all_whose_pids_are_unknown_are_one_job_that_never_ends() {
     let bench = Bench::new(Grouping::Tree);
     assert!(!bench.readers.runs(Job::UNKNOWN));
-    assert_eq!(bench.readers.oldest_besides(7), None);
+    assert!(!bench.readers.is_seen_by_others(7, bench.readers.tick()));
     let unknown = bench.job(0);
     assert_eq!((unknown.id, unknown.pid, unknown.began), (Job::UNKNOWN, 0, Moment(0)));
     assert!(bench.readers.runs(Job::UNKNOWN));
     // One who is gone already has a job that does not run.
     let gone = bench.job(4711).id;
     assert!(gone != Job::UNKNOWN && !bench.readers.runs(gone));
-    assert_eq!(bench.readers.oldest_besides(7), Some(Moment(0)));
-    assert_eq!(bench.readers.oldest_besides(Job::UNKNOWN), None);
+    assert!(bench.readers.is_seen_by_others(7, Moment(1)));
+    assert!(!bench.readers.is_seen_by_others(Job::UNKNOWN, bench.readers.tick()));
     assert_eq!((bench.known(0), bench.readers.process(&caller(0))), (Some(Job::UNKNOWN), 0));
     // A process whose end would not be noticed is one of them.
     bench.system.start(10, 1);
@@ -299,6 +302,35 @@ fn one_that_ends_may_be_asked_about_while_it_is_told() {
     assert!(saw.load(Ordering::Relaxed));
 }
 
+#[test]
+fn a_removal_that_others_run_beside_keeps_all_that_it_takes_from_then_on() {
+    let bench = Bench::new(Grouping::Tree);
+    bench.system.pass(Duration::from_secs(1));
+    bench.system.start(10, 1);
+    let remover = bench.job(10);
+    let kept = || {
+        let at = bench.readers.tick_of_removal(&remover, &caller(10));
+        bench.readers.is_seen_by_others(remover.id, at)
+    };
+    assert!(!kept(), "nobody else has been there");
+    bench.system.start(20, 1);
+    bench.job(20);
+    assert!(kept());
+    bench.system.end(20);
+    assert!(kept(), "who begins now sees what the other one would have seen");
+    bench.system.pass(LATELY * 2);
+    assert!(!kept(), "the first removal has ended by itself");
+    bench.system.start(30, 1);
+    bench.job(30);
+    bench.system.end(30);
+    bench.readers.removal_ended(&remover);
+    bench.system.pass(LATELY / 2);
+    assert!(kept(), "others come and go");
+    bench.readers.removal_ended(&remover);
+    let at = bench.readers.tick();
+    assert!(!bench.readers.is_seen_by_others(remover.id, at), "one name alone");
+}
+
 /// Processes come, call and go in several threads at once, while others remove things.
 #[test]
 fn in_any_order_nothing_is_lost_and_nothing_left() {
@@ -310,8 +342,7 @@ fn in_any_order_nothing_is_lost_and_nothing_left() {
         let remover = scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 let at = bench.readers.tick();
-                let oldest = bench.readers.oldest_besides(0);
-                if oldest.is_none_or(|oldest| oldest > at) {
+                if !bench.readers.is_seen_by_others(0, at) {
                     // From now on nobody is there who began before.
                     let all = bench.readers.all();
                     assert!(all.iter().all(|job| job.began > at));

@@ -7,7 +7,6 @@ use crate::views::{Agent, Ground};
 fn who_begins_in_the_middle_of_a_removal_sees_all_of_it_until_it_ends() {
     let ground = Ground::new();
     ground.shell("mkdir cache; for i in 1 2 3 4; do printf $i >cache/$i; done");
-    // Without anybody else, nothing is kept.
     let witness = ground.older();
     let [mut remover, mut middle] = ground.agents();
     begins_to_remove(&mut remover, "/cache");
@@ -27,6 +26,28 @@ fn who_begins_in_the_middle_of_a_removal_sees_all_of_it_until_it_ends() {
     remover.refused(libc::ENOENT, "status", ["/cache"]);
     ground.live_is([("anchor", "= anchor")]);
     for agent in [witness, middle, later, remover] {
+        agent.end();
+    }
+    ground.reclaimed();
+}
+
+/// Between two installs there may be none for a moment, and the next one begins before the removal ends.
+#[test]
+fn who_begins_in_the_middle_sees_also_what_went_while_nobody_else_ran() {
+    let ground = Ground::new();
+    ground.shell("mkdir cache; for i in 1 2 3 4; do printf $i >cache/$i; done");
+    ground.reclaimed();
+    let [mut remover, mut other, mut middle] = ground.agents();
+    begins_to_remove(&mut remover, "/cache");
+    remover.does("unlink", ["/cache/1"]);
+    assert_eq!(other.list("/cache"), ["1", "2", "3", "4"]);
+    other.end();
+    remover.does("unlink", ["/cache/2"]);
+    for name in ["1", "2", "3", "4"] {
+        assert_eq!(middle.read(&format!("/cache/{name}")), name, "half a cache");
+    }
+    remover.does("close", ["d"]);
+    for agent in [middle, remover] {
         agent.end();
     }
     ground.reclaimed();
