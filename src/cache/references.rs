@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
+use memchr::memmem::Finder;
 use rustix::fs::{FileType, OFlags};
 
 use super::Cache;
@@ -40,7 +41,8 @@ pub(super) const FOREVER: Moment = Moment(u64::MAX);
 pub(super) struct Product {
     /// Where; held.
     folder: NodeId,
-    name: Box<[u8]>,
+    /// Its name, which files are searched for: a job may have made many, and writes many files.
+    name: Finder<'static>,
     /// It was moved there, and is complete.
     moved: bool,
     /// In how many more files it is looked whether they name it.
@@ -76,7 +78,8 @@ impl Cache {
         }
         let mut products = self.products.entry(job.id).or_default();
         let looks = if moved { LOOKED_AT } else { 0 };
-        products.push_back(Product { folder, name: name.as_bytes().into(), moved, looks });
+        let name = Finder::new(name.as_bytes()).into_owned();
+        products.push_back(Product { folder, name, moved, looks });
         let surplus = if products.len() > MOST { products.pop_front() } else { None };
         drop(products);
         if let Some(product) = surplus {
@@ -157,8 +160,8 @@ impl Cache {
         if let Some(mut products) = self.products.get_mut(&job.id) {
             for product in products.iter_mut() {
                 // Also what names it already: that may have been a temporary that is renamed now.
-                if mentions(contents, &product.name) {
-                    named.push((product.folder, product.name.clone(), product.moved));
+                if product.name.find(contents).is_some() {
+                    named.push((product.folder, product.name.needle().into(), product.moved));
                 }
                 product.looks = product.looks.saturating_sub(looks);
             }
@@ -425,8 +428,4 @@ fn contents(directory: &OwnedFd, name: Name<'_>) -> Result<Vec<u8>> {
         }
         _ => Ok(Vec::new()),
     }
-}
-
-fn mentions(contents: &[u8], name: &[u8]) -> bool {
-    contents.windows(name.len()).any(|window| window == name)
 }
