@@ -166,7 +166,6 @@ fn installs_fail_on_a_plain_directory_when_others_remove() {
 }
 
 #[test]
-#[ignore = "ten minutes of both processors, so it is run by itself: `CACHEFS_SOAK=1 cargo test --release --test uv_storm -- --ignored`; half an archive is still seen at times on a machine that has more to do"]
 fn installs_do_not_notice_that_others_remove() {
     let (enough, limit) = if soak() { ((200, 200), 3600) } else { ((40, 40), 600) };
     let limit = Duration::from_secs(limit);
