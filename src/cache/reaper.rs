@@ -45,11 +45,10 @@ impl Cache {
                     }
                     Ok(Wake::ToReclaim) => next = Instant::now(),
                     Err(RecvTimeoutError::Timeout) => {
-                        let begun = Instant::now();
-                        let due = cache.reclaim();
+                        let (due, looked) = cache.reclaim();
                         cache.drop_left();
                         next = due.unwrap_or_else(|| Instant::now() + IDLE);
-                        rested = Instant::now() + begun.elapsed() * REST;
+                        rested = Instant::now() + looked * REST;
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
@@ -77,11 +76,12 @@ impl Cache {
     }
 
     /// Reclaims what nobody needs any more, in the order in which it was removed; when the next is due
-    /// in any case.
-    fn reclaim(&self) -> Option<Instant> {
-        let newest = *self.retired.records.lock().last_key_value()?.0;
-        // Only now: whoever needs one of these began before it was removed.
+    /// in any case, and how long it took to find out.
+    fn reclaim(&self) -> (Option<Instant>, Duration) {
         let now = Instant::now();
+        let newest = self.retired.records.lock().last_key_value().map(|(newest, _)| *newest);
+        let Some(newest) = newest else { return (None, now.elapsed()) };
+        // Only now: whoever needs one of these began before it was removed.
         let needs = Needs {
             removals: self.readers.removals_began(),
             now,
@@ -94,6 +94,7 @@ impl Cache {
                 None => due.push(*number),
             }
         }
+        let looked = now.elapsed();
         for number in due {
             if self.retired.records.lock().get(&number).is_some_and(|due| due.amount.is_none()) {
                 self.measure(number);
@@ -108,7 +109,7 @@ impl Cache {
             self.reclaim_one(number, &record);
             self.retired.records.lock().remove(&number);
         }
-        next
+        (next, looked)
     }
 
     fn reclaim_one(&self, number: u64, record: &Record) {
