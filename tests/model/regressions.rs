@@ -101,6 +101,11 @@ regressions! {
         Job(1, Begin), Job(0, Open("a", New)), Job(0, Write(0)), Job(0, Close(0)),
         Job(0, Unlink("a")),
     ]
+    // 2.4: what is shared stays what it is, for those who still see it.
+    agrees_in_a_mount regression_a_lock_in_a_directory_that_came_back_is_emptied_where_it_is [
+        Job(0, Mkdir("b")), Job(2, Begin), Clean("b"), Job(2, Open("b/c.lock", Create)), Job(1, Mkdir("b")),
+        Job(2, Open("b/c.lock", Create)), Job(2, Write(0)),
+    ]
     agrees regression_an_empty_directory_of_which_nobody_sees_more_is_not_kept [
         Job(1, Mkdir("b")), Job(1, Open("b/a", Shared)), Job(2, Unlink("b/a")),
         Job(1, Unlink("b/a")), Job(1, Rmdir("b")),

@@ -49,13 +49,15 @@ impl Model {
                     || self.names_of(version.node) > 1
                     || self.is_lock(version.node);
                 let is_live = self.links(version.node) > 0;
-                match version.stage {
-                    Stage::Live if !is_shared => {}
-                    Stage::Retired(..) if !is_live || !is_shared => {}
-                    _ => {
-                        self.nodes[version.node] = Node::File(String::new());
-                        return Ok(version.node);
-                    }
+                let is_new = match version.stage {
+                    Stage::Live => !is_shared,
+                    // Those who still see a lock go on locking each other by it.
+                    Stage::Retired(..) => !is_lock_like(at.1) && !(is_live && is_shared),
+                    Stage::Staged(_) => false,
+                };
+                if !is_new {
+                    self.nodes[version.node] = Node::File(String::new());
+                    return Ok(version.node);
                 }
                 let node = self.add(Node::File(String::new()));
                 self.put(at, node, Stage::Staged(job), job, false);
