@@ -52,7 +52,7 @@ impl Model {
                 let is_new = match version.stage {
                     Stage::Live => !is_shared,
                     // Those who still see a lock go on locking each other by it.
-                    Stage::Retired(..) => !is_lock_like(at.1) && !(is_live && is_shared),
+                    Stage::Retired(..) => !(is_lock_like(at.1) || is_live && is_shared),
                     Stage::Staged(_) => false,
                 };
                 if !is_new {
