@@ -3,8 +3,10 @@
 mod common;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Finished, Mount, MountBuilder, Run, needs_root, tool, wheelhouse};
@@ -447,6 +449,41 @@ fn with_owners_it_is_the_owner_who_has_it() {
     ground.wait_until(LIMITED, |bytes| bytes == 8 * MIB);
     ground.says(LIMITED, "rm roots; echo x > fourth");
     ground.wait_until(LIMITED, |bytes| bytes < MIB);
+}
+
+/// Reads, and once more when it is told to.
+const READS_TWICE: &str = "
+import sys
+for _ in range(2):
+    print(open('tree/moved').read(), open('tree/deep/file').read(), sep='', end='', flush=True)
+    sys.stdin.readline()";
+
+/// What is removed name by name is kept for who has seen it, also in a directory that was spilled itself.
+#[test]
+fn a_tree_that_was_spilled_is_removed_beside_others() {
+    let quota = limited("4MiB");
+    let ground = Ground::new(&[&quota[0], &quota[1]]);
+    ground.says(LIMITED, "head -c 4M /dev/zero > full");
+    assert_eq!(ground.bytes(LIMITED), 4 * MIB);
+    for remove in ["rm -r tree", "python3 -c 'import shutil; shutil.rmtree(\"tree\")'"] {
+        let make = "
+            mkdir -p tree/deep; ln -s file tree/link; mkfifo tree/fifo
+            for name in file deep/file; do echo $name > tree/$name; done; mv tree/file tree/moved";
+        ground.says(LIMITED, make);
+        assert!(!ground.stored("tree"));
+        let mut command = Command::new("python3");
+        command.args(["-c", READS_TWICE]).current_dir(ground.mount.path());
+        let mut older = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut seen = [0; 15];
+        older.stdout.as_mut().unwrap().read_exact(&mut seen).unwrap();
+        assert_eq!(&seen, b"file\ndeep/file\n");
+        ground.says(LIMITED, &format!("{remove}; test ! -e tree"));
+        ground.says(OTHER, "test ! -e tree");
+        older.stdin.take().unwrap().write_all(b"\n\n").unwrap();
+        let said = older.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8(said.stdout).unwrap(), "file\ndeep/file\n", "{remove}");
+    }
+    assert!(!ground.mount.log().contains("can't"), "{}", ground.mount.log());
 }
 
 /// uv of one who is over quota does and says what it does otherwise; and when what was spilled has gone with

@@ -409,8 +409,7 @@ impl Volume for Cache {
         if !self.goes_aside(parent, name) && !self.would_come_in(&what, parent) {
             match self.make_link(caller, node, parent, name) {
                 // What lies in the area can't have a name in the store.
-                Err(Errno::EXDEV) if self.spill.is_used() => {}
-                Err(errno) if self.takes_over(errno) => {}
+                Err(errno) if self.is_between(errno) || self.takes_over(errno) => {}
                 made => return made,
             }
         }
@@ -425,7 +424,7 @@ impl Volume for Cache {
         }
         if !self.goes_aside(parent, name) {
             match self.remove_file(caller, parent, name) {
-                Err(errno) if self.takes_over(errno) => {}
+                Err(errno) if self.is_between(errno) || self.takes_over(errno) => {}
                 removed => return removed,
             }
         }
@@ -443,7 +442,7 @@ impl Volume for Cache {
             match self.remove_directory(caller, parent, name) {
                 // Something in it may be gone only for us.
                 Err(Errno::ENOTEMPTY) if self.spill.is_used() => {}
-                Err(errno) if self.takes_over(errno) => {}
+                Err(errno) if self.is_between(errno) || self.takes_over(errno) => {}
                 removed => return removed,
             }
         }
@@ -482,8 +481,7 @@ impl Volume for Cache {
             self.note_named(new_parent, new_name, self.readers.job(caller).id);
             match self.rename(caller, (parent, name), (new_parent, new_name), flags) {
                 // Between the store and the area nothing is moved.
-                Err(Errno::EXDEV) if self.spill.is_used() => {}
-                Err(errno) if self.takes_over(errno) => {}
+                Err(errno) if self.is_between(errno) || self.takes_over(errno) => {}
                 // The store has not taken what was written under the old name.
                 Err(Errno::ENOENT) if self.is_hidden(parent, name) => {}
                 renamed => return renamed,

@@ -116,6 +116,14 @@ impl Cache {
         }
     }
 
+    /// A job has removed a directory, which it need not have closed.
+    pub(super) fn has_done_with(&self, job: &Job, directory: NodeId) {
+        if job.has_done_with(directory.0) {
+            self.drop_kept_while_listed(job.id, directory);
+        }
+        self.removes_no_more(job);
+    }
+
     /// A job has done with a directory, and with its removal, if that was the last.
     pub(super) fn removes_no_more(&self, job: &Job) {
         if !job.goes_through_any() && self.readers.removal_ended(job) {
@@ -173,10 +181,7 @@ impl Cache {
         let removed = self.remove_known(caller, step, &change, &removal, victim, &node);
         drop(change);
         if removed.is_ok() {
-            if job.has_done_with(node.id.0) {
-                self.drop_kept_while_listed(job.id, node.id);
-            }
-            self.removes_no_more(&job);
+            self.has_done_with(&job, node.id);
         }
         self.give_back(node.id, 1);
         removed

@@ -127,6 +127,12 @@ impl Spill {
 }
 
 impl Cache {
+    /// Whether something was to be moved between the store and the spill area, which can't be. What lies in a directory
+    /// that lies in the area may have no version aside.
+    pub(super) fn is_between(&self, errno: Errno) -> bool {
+        errno == Errno::EXDEV && self.spill.is_used()
+    }
+
     /// Whether the spill area takes what the store has just refused to take. Too large a file
     /// (`EFBIG`) is refused by any filesystem, and so not taken.
     pub(super) fn takes_over(&self, errno: Errno) -> bool {

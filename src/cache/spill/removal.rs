@@ -98,6 +98,10 @@ impl Cache {
             self.take_out(&change, at, &here, &job, kept.then_some(moment))
         };
         let removed = remove();
+        drop(change);
+        if removed.is_ok() {
+            self.has_done_with(&job, here.node.id);
+        }
         self.give_back(here.node.id, 1);
         removed
     }
@@ -158,7 +162,7 @@ impl Cache {
         match removed {
             // Something in it is gone only for us.
             Err(Errno::ENOTEMPTY) => {}
-            Err(errno) if self.takes_over(errno) => {}
+            Err(errno) if self.is_between(errno) || self.takes_over(errno) => {}
             done => return done,
         }
         self.note_gone(folder, name);
@@ -195,7 +199,7 @@ impl Cache {
             true => self.retire(change, folder, directory, name, (moment, by), seen_live),
         };
         match removed {
-            Err(errno) if is_there && self.takes_over(errno) => {
+            Err(errno) if is_there && (self.is_between(errno) || self.takes_over(errno)) => {
                 let found = status(directory, name.as_bytes())?;
                 let node = self.tree.know(key(&found), kind(&found), folder.id, name);
                 self.note_gone(folder, name);
