@@ -409,7 +409,7 @@ impl Volume for Cache {
         if !self.goes_aside(parent, name) && !self.would_come_in(&what, parent) {
             match self.make_link(caller, node, parent, name) {
                 // What lies in the area can't have a name in the store.
-                Err(errno) if self.is_between(errno) || self.takes_over(errno) => {}
+                Err(errno) if self.is_for_the_area(errno) => {}
                 made => return made,
             }
         }
@@ -424,7 +424,7 @@ impl Volume for Cache {
         }
         if !self.goes_aside(parent, name) {
             match self.remove_file(caller, parent, name) {
-                Err(errno) if self.is_between(errno) || self.takes_over(errno) => {}
+                Err(errno) if self.is_for_the_area(errno) => {}
                 removed => return removed,
             }
         }
@@ -442,7 +442,7 @@ impl Volume for Cache {
             match self.remove_directory(caller, parent, name) {
                 // Something in it may be gone only for us.
                 Err(Errno::ENOTEMPTY) if self.spill.is_used() => {}
-                Err(errno) if self.is_between(errno) || self.takes_over(errno) => {}
+                Err(errno) if self.is_for_the_area(errno) => {}
                 removed => return removed,
             }
         }
@@ -481,7 +481,7 @@ impl Volume for Cache {
             self.note_named(new_parent, new_name, self.readers.job(caller).id);
             match self.rename(caller, (parent, name), (new_parent, new_name), flags) {
                 // Between the store and the area nothing is moved.
-                Err(errno) if self.is_between(errno) || self.takes_over(errno) => {}
+                Err(errno) if self.is_for_the_area(errno) => {}
                 // The store has not taken what was written under the old name.
                 Err(Errno::ENOENT) if self.is_hidden(parent, name) => {}
                 renamed => return renamed,

@@ -96,9 +96,7 @@ impl Cache {
         }
         let looked = now.elapsed();
         for number in due {
-            if self.retired.records.lock().get(&number).is_some_and(|due| due.amount.is_none()) {
-                self.measure(number);
-            }
+            self.measure(number);
             let Some(record) = self.retired.records.lock().get(&number).cloned() else { continue };
             if needs.holders(&record).next().is_some() {
                 tracing::warn!(
@@ -194,9 +192,11 @@ impl Cache {
         Ok(())
     }
 
-    /// Finds out how much there is of a directory that was removed.
+    /// Finds out how much there is of what was removed, if that is not known.
     fn measure(&self, number: u64) {
-        let Some(node) = self.retired.records.lock().get(&number).map(|r| r.node) else { return };
+        let unmeasured = |record: &&Record| record.amount.is_none();
+        let node = self.retired.records.lock().get(&number).filter(unmeasured).map(|r| r.node);
+        let Some(node) = node else { return };
         let amount = self.directory(node).and_then(|top| self.amount_in(&top));
         if let Some(record) = self.retired.records.lock().get_mut(&number) {
             record.amount.get_or_insert(amount.unwrap_or_default());

@@ -127,10 +127,10 @@ impl Spill {
 }
 
 impl Cache {
-    /// Whether something was to be moved between the store and the spill area, which can't be. What lies in a directory
-    /// that lies in the area may have no version aside.
-    pub(super) fn is_between(&self, errno: Errno) -> bool {
-        errno == Errno::EXDEV && self.spill.is_used()
+    /// Whether what was refused is to be done in the spill area: because the store can't take it, or because it was to be
+    /// moved between the two. What lies in a directory that lies in the area may have no version aside.
+    pub(super) fn is_for_the_area(&self, errno: Errno) -> bool {
+        errno == Errno::EXDEV && self.spill.is_used() || self.takes_over(errno)
     }
 
     /// Whether the spill area takes what the store has just refused to take. Too large a file

@@ -162,7 +162,7 @@ impl Cache {
         match removed {
             // Something in it is gone only for us.
             Err(Errno::ENOTEMPTY) => {}
-            Err(errno) if self.is_between(errno) || self.takes_over(errno) => {}
+            Err(errno) if self.is_for_the_area(errno) => {}
             done => return done,
         }
         self.note_gone(folder, name);
@@ -199,7 +199,7 @@ impl Cache {
             true => self.retire(change, folder, directory, name, (moment, by), seen_live),
         };
         match removed {
-            Err(errno) if is_there && (self.is_between(errno) || self.takes_over(errno)) => {
+            Err(errno) if is_there && self.is_for_the_area(errno) => {
                 let found = status(directory, name.as_bytes())?;
                 let node = self.tree.know(key(&found), kind(&found), folder.id, name);
                 self.note_gone(folder, name);
