@@ -1,5 +1,5 @@
 //! Requests that come over io_uring are answered as those that come through the device, and it ends as that
-//! does; where it can't be had, a mount works without.
+//! does; where it can't be had, a mount works without. Either way nobody waits for what takes others long.
 
 mod common;
 mod conformance;
@@ -296,8 +296,9 @@ impl Drop for Children {
     }
 }
 
-#[test]
-fn who_asks_for_something_quick_does_not_wait_for_what_takes_long() {
+/// Has many programs wait in `call`, by which each changes its open `file`, as the store's filesystem takes no
+/// changes for now; whoever asks for something quick is answered in the meantime. The mount after that.
+fn nobody_waits(mount: impl FnOnce(MountBuilder) -> Option<Mount>, call: (&str, i64)) {
     const SLOW: usize = 12;
     const QUICK: &str = "cd \"$1/quick\"; ls; cat a; test ! -e absent";
     let image = Image::new(Filesystem::Ext4, 64);
@@ -306,16 +307,19 @@ fn who_asks_for_something_quick_does_not_wait_for_what_takes_long() {
     for name in ["a", "b"] {
         fs::write(store.join("quick").join(name), "quick\n").unwrap();
     }
-    let Some(mount) = ring(Mount::builder().store(&store)) else { return };
+    let Some(mount) = mount(Mount::builder().store(&store)) else { return };
     let processor = a_processor();
-    let script = "import os, sys\n\
-                  file = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)\n\
-                  os.write(file, b'ready')\n\
-                  sys.stdin.readline()\n\
-                  os.posix_fallocate(file, 0, 100000)";
+    let (call, number) = call;
+    let script = format!(
+        "import os, sys\n\
+         file = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)\n\
+         os.write(file, b'ready')\n\
+         sys.stdin.readline()\n\
+         {call}"
+    );
     let started = (0..SLOW).map(|number| {
         let mut command = Command::new("taskset");
-        command.args(["-c", &processor, "/usr/bin/python3", "-c", script]);
+        command.args(["-c", &processor, "/usr/bin/python3", "-c", &script]);
         command.arg(mount.path().join(format!("slow-{number}")));
         command.stdin(Stdio::piped()).spawn().unwrap()
     });
@@ -332,7 +336,7 @@ fn who_asks_for_something_quick_does_not_wait_for_what_takes_long() {
         slow.0.iter().map(|child| format!("/proc/{}/syscall", child.id())).collect();
     let waits = |call: &String| {
         let call = fs::read_to_string(call).unwrap_or_default();
-        call.split(' ').next() == Some(&*libc::SYS_fallocate.to_string())
+        call.split(' ').next() == Some(&*number.to_string())
     };
     wait_until("all wait", || calls.iter().all(waits));
     // On the same processor, and by names that nobody has asked for.
@@ -349,6 +353,44 @@ fn who_asks_for_something_quick_does_not_wait_for_what_takes_long() {
             100_000
         );
     }
+    if !over_io_uring(&mount) {
+        // Who was there for them has gone, but for a few.
+        wait_until("few are left", || serving(&mount) <= 1 + 2 * THREADS);
+    }
+}
+
+/// Up to so many threads serve at once what takes no long time, where a test says how many.
+const THREADS: usize = 1;
+
+fn classic(builder: MountBuilder) -> Option<Mount> {
+    Some(builder.option("--transport=classic").option(format!("--threads={THREADS}")).mount())
+}
+
+/// How many threads serve what comes through the device, or wait for that.
+fn serving(mount: &Mount) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{}/task", mount.pid())).unwrap();
+    let name = |task: std::io::Result<fs::DirEntry>| {
+        fs::read_to_string(task.ok()?.path().join("comm")).ok().filter(|n| n.starts_with("serve-"))
+    };
+    tasks.filter_map(name).count()
+}
+
+const ALLOCATE: (&str, i64) = ("os.posix_fallocate(file, 0, 100000)", libc::SYS_fallocate);
+const TRUNCATE: (&str, i64) = ("os.ftruncate(file, 100000)", libc::SYS_ftruncate);
+
+#[test]
+fn who_asks_over_io_uring_does_not_wait_for_what_takes_long() {
+    nobody_waits(ring, ALLOCATE);
+}
+
+#[test]
+fn who_asks_through_the_device_does_not_wait_for_what_takes_long() {
+    nobody_waits(classic, ALLOCATE);
+}
+
+#[test]
+fn who_asks_through_the_device_does_not_wait_for_what_takes_long_by_chance() {
+    nobody_waits(classic, TRUNCATE);
 }
 
 #[test]

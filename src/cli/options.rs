@@ -126,7 +126,8 @@ pub(super) struct Settings {
     #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
     pub metrics: Option<SocketAddr>,
 
-    /// How many threads answer what comes through /dev/fuse [default: one for each processor]
+    /// How many threads at most answer at once what comes through /dev/fuse, but for what takes long
+    /// [default: one for each processor]
     #[arg(long, value_name = "NUMBER")]
     pub threads: Option<NonZeroUsize>,
 

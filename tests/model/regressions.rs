@@ -70,6 +70,11 @@ regressions! {
         Job(0, Begin), Job(1, Open("b", Create)), Job(1, End), Job(2, Begin), Job(0, Rename("b", "a")),
         Job(1, Begin), Job(1, Rename("a", "b")), Job(1, Unlink("b")), Job(2, End),
     ]
+    // 3.7: who made a lock takes it away, also in what was put in place.
+    agrees_in_a_mount regression_a_lock_in_a_directory_that_was_moved_goes_with_who_made_it [
+        Job(0, Mkdir("a")), Job(0, Rename("a", "b")), Job(2, Open("b/c.lock", Create)),
+        Job(2, Unlink("b/c.lock")),
+    ]
     // 3.9: what nobody sees any more is reclaimed.
     agrees regression_what_has_two_names_is_reclaimed_under_both [
         Job(0, Mkdir("b")), Job(1, Begin), Job(0, Open("a", Create)), Job(0, Link("a", "b/b")),

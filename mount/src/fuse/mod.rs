@@ -1,35 +1,36 @@
 //! Linux: a volume shown through FUSE.
 //!
-//! fuser reads, parses and answers what comes through `/dev/fuse` (`adapter`). Where the kernel can bring
-//! requests over io_uring, most come that way instead (`uring`). Either way they end in the same calls of the
-//! volume (`operations`). Mounting and unmounting are our own (`mountpoint`), because a
+//! fuser comes to terms with the kernel (`negotiate`). Then requests come through `/dev/fuse` (`device`); where
+//! the kernel can bring them over io_uring, most come that way instead (`uring`). Either way they are read and
+//! answered alike (`wire`, `serve`), and end in the same calls of the volume (`operations`). Mounting and
+//! unmounting are our own (`mountpoint`), because a
 //! mount has to outlive mistakes: it is found again by its device number, never by its path alone,
 //! so that nobody else's mount on the same path is taken away.
 
-mod adapter;
 mod convert;
 mod counters;
+mod device;
 pub mod mountinfo;
 mod mountpoint;
 mod negotiate;
 mod notify;
 mod operations;
 mod passthrough;
-mod reply;
-mod slow;
+mod serve;
 mod uring;
+mod wire;
 
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::thread::{JoinHandle, available_parallelism};
 
 use parking_lot::Mutex;
 
-use self::adapter::Adapter;
 pub use self::counters::{CLASSES, Operation};
+use self::device::Crew;
 pub use self::mountpoint::unmount;
 pub use self::negotiate::Features;
 use self::notify::Notifier;
@@ -281,13 +282,10 @@ fn serve<V: Volume>(
         stacked_store: options.stacked_store,
         io_uring: rings.is_some(),
     };
-    let agreed = Arc::new(OnceLock::new());
-    let adapter = Adapter::new(operations.clone(), wishes, agreed.clone())?;
-    let mut config = fuser::Config::default();
-    config.acl = fuser::SessionACL::All;
-    config.n_threads = Some(options.threads.max(1));
-    let session = fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config)?;
-    let mut features = agreed.get().copied().unwrap_or_default();
+    let mut features = negotiate::agree(device, wishes)?;
+    if features.passthrough {
+        operations.ways.enable();
+    }
     let notifier = Notifier {
         device: Arc::downgrade(&second),
         can_expire: features.expiring_names,
@@ -295,12 +293,11 @@ fn serve<V: Volume>(
     };
     operations.volume.mounted(Arc::new(notifier));
     let rings = begin(rings, &mut features)?;
+    // Over io_uring nobody waits for what comes through the device.
+    let asks_again = !features.io_uring && available_parallelism().is_ok_and(|all| all.get() > 1);
+    let crew = Crew::start(operations.clone(), second, options.threads, asks_again)?;
     let server = std::thread::Builder::new().name("serve".into()).spawn(move || {
-        // Until serving ends, in whichever way, and no longer.
-        let _second = second;
-        if let Err(error) = session.run() {
-            tracing::error!(%error, "the connection to the kernel broke");
-        }
+        crew.run();
         drop(rings);
     })?;
     let requests = Box::new(move || operations.counters.list());

@@ -1,6 +1,10 @@
 //! What is agreed with the kernel when a mount begins (`FUSE_INIT`).
 
-use fuser::{InitFlags, KernelConfig};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
+
+use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
 
 /// The largest read or write in one request, in bytes; the kernel's own bound is 256 pages.
 pub(super) const MAX_IO: u32 = 1 << 20;
@@ -69,7 +73,30 @@ impl Features {
     }
 }
 
-pub(super) fn negotiate(wishes: &Wishes, config: &mut KernelConfig) -> Features {
+/// Answers the first request that comes through `device`, by fuser, which knows what kernels have asked for over
+/// the years.
+pub(super) fn agree(device: OwnedFd, wishes: Wishes) -> io::Result<Features> {
+    let agreed = Arc::new(OnceLock::new());
+    let first = First { wishes, agreed: agreed.clone() };
+    Session::from_fd(first, device, SessionACL::All, Config::default())?;
+    Ok(agreed.get().copied().unwrap_or_default())
+}
+
+/// Is asked nothing but how to begin.
+struct First {
+    wishes: Wishes,
+    agreed: Arc<OnceLock<Features>>,
+}
+
+impl fuser::Filesystem for First {
+    fn init(&mut self, _: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Set once: a connection is initialised once.
+        let _ = self.agreed.set(negotiate(&self.wishes, config));
+        Ok(())
+    }
+}
+
+fn negotiate(wishes: &Wishes, config: &mut KernelConfig) -> Features {
     let mut take = |flag| config.add_capabilities(flag).is_ok();
     // Always, not by the kernel's guess (`READDIRPLUS_AUTO`), which asks for the attributes of the
     // first batch only when all names are read before any is looked at: as find(1) and fts(3) do.

@@ -95,7 +95,7 @@ impl Model {
         let stage = if is_shared { Stage::Live } else { Stage::Staged(job) };
         let node = self.add(Node::File(String::new()));
         // What is made to be shared may be a lock as well.
-        self.put(at, node, stage, job, how != How::Create);
+        self.put(at, node, stage, job, is_shared || how != How::Create);
         Ok(node)
     }
 

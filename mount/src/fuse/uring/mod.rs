@@ -16,8 +16,6 @@
 //! kernel, goes through the device as ever.
 
 mod ring;
-mod serve;
-mod wire;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -33,6 +31,7 @@ use rustix::thread::CpuSet;
 
 use self::ring::{Entry, Next, Ring};
 use super::operations::Operations;
+use super::serve;
 use crate::{Errno, Volume};
 
 /// The most bytes that a request brings or takes beside its header.

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::Refusal;
-use super::wire::{HEADER, Request, answer};
 use crate::Result;
+use crate::fuse::wire::{HEADER, Request, answer};
 
 /// `FUSE_IO_URING_CMD_REGISTER` and `FUSE_IO_URING_CMD_COMMIT_AND_FETCH`.
 const REGISTER: u32 = 1;
@@ -91,7 +91,7 @@ impl Entry {
 
     /// The request that came.
     pub(super) fn request(&mut self) -> Request {
-        Request::read(self.header())
+        Request::of_ring(self.header())
     }
 
     /// What came with the request, and goes with its answer.

@@ -1,48 +1,8 @@
-//! A request that came over io_uring as a call of [`Operations`], and its result as an answer.
+//! A request as a call of [`Operations`], and its result as an answer.
 
-use super::wire::{Request, Sink, Writer, name, two_names};
-use crate::fuse::operations::{Attribute, Operations};
+use super::operations::{Attribute, Operations};
+use super::wire::{Request, Sink, Writer, forgotten, name, opcode, two_names};
 use crate::{Errno, HandleId, NodeId, Result, Volume};
-
-/// The operations' numbers in `linux/fuse.h`. Those that are not here do not come over io_uring, or are
-/// not known here, which the kernel understands.
-mod opcode {
-    pub(super) const LOOKUP: u32 = 1;
-    pub(super) const GETATTR: u32 = 3;
-    pub(super) const SETATTR: u32 = 4;
-    pub(super) const READLINK: u32 = 5;
-    pub(super) const SYMLINK: u32 = 6;
-    pub(super) const MKNOD: u32 = 8;
-    pub(super) const MKDIR: u32 = 9;
-    pub(super) const UNLINK: u32 = 10;
-    pub(super) const RMDIR: u32 = 11;
-    pub(super) const RENAME: u32 = 12;
-    pub(super) const LINK: u32 = 13;
-    pub(super) const OPEN: u32 = 14;
-    pub(super) const READ: u32 = 15;
-    pub(super) const WRITE: u32 = 16;
-    pub(super) const STATFS: u32 = 17;
-    pub(super) const RELEASE: u32 = 18;
-    pub(super) const FSYNC: u32 = 20;
-    pub(super) const SETXATTR: u32 = 21;
-    pub(super) const GETXATTR: u32 = 22;
-    pub(super) const LISTXATTR: u32 = 23;
-    pub(super) const REMOVEXATTR: u32 = 24;
-    pub(super) const FLUSH: u32 = 25;
-    pub(super) const OPENDIR: u32 = 27;
-    pub(super) const READDIR: u32 = 28;
-    pub(super) const RELEASEDIR: u32 = 29;
-    pub(super) const FSYNCDIR: u32 = 30;
-    pub(super) const ACCESS: u32 = 34;
-    pub(super) const CREATE: u32 = 35;
-    pub(super) const DESTROY: u32 = 38;
-    pub(super) const IOCTL: u32 = 39;
-    pub(super) const FALLOCATE: u32 = 43;
-    pub(super) const READDIRPLUS: u32 = 44;
-    pub(super) const RENAME2: u32 = 45;
-    pub(super) const LSEEK: u32 = 46;
-    pub(super) const COPY_FILE_RANGE: u32 = 47;
-}
 
 /// Whether it waits for the disk as a matter of course, or takes long for another reason.
 pub(super) fn is_slow<V: Volume>(operations: &Operations<V>, request: &Request) -> bool {
@@ -169,6 +129,18 @@ pub(super) fn serve<V: Volume>(
             let copied = o.copy_range(from, to, r.u64(40))? as u32;
             Writer::new(payload).u32(copied).u32(0).done()
         }
+        opcode::FORGET => {
+            o.forget(node, r.u64(0));
+            Ok(0)
+        }
+        opcode::BATCH_FORGET => {
+            for (node, lookups) in forgotten(given).take(r.u32(0) as usize) {
+                o.forget(node, lookups);
+            }
+            Ok(0)
+        }
+        // Nothing that is begun is given up. Answered so, the kernel does not say it again.
+        opcode::INTERRUPT => Err(Errno::ENOSYS),
         opcode::DESTROY => Ok(0),
         opcode::IOCTL => {
             o.other();

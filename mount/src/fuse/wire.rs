@@ -5,11 +5,54 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::fuse::operations::Told;
+use super::operations::Told;
 use crate::{
     Attributes, Caller, Entry, Errno, HandleId, Kind, Listed, ListingSink, Lookup, NodeId, Result,
     SetAttributes, SetTime, Space,
 };
+
+/// The operations' numbers in `linux/fuse.h`. Those that are not here are not known here, which the kernel
+/// understands.
+pub(super) mod opcode {
+    pub(in crate::fuse) const LOOKUP: u32 = 1;
+    pub(in crate::fuse) const FORGET: u32 = 2;
+    pub(in crate::fuse) const GETATTR: u32 = 3;
+    pub(in crate::fuse) const SETATTR: u32 = 4;
+    pub(in crate::fuse) const READLINK: u32 = 5;
+    pub(in crate::fuse) const SYMLINK: u32 = 6;
+    pub(in crate::fuse) const MKNOD: u32 = 8;
+    pub(in crate::fuse) const MKDIR: u32 = 9;
+    pub(in crate::fuse) const UNLINK: u32 = 10;
+    pub(in crate::fuse) const RMDIR: u32 = 11;
+    pub(in crate::fuse) const RENAME: u32 = 12;
+    pub(in crate::fuse) const LINK: u32 = 13;
+    pub(in crate::fuse) const OPEN: u32 = 14;
+    pub(in crate::fuse) const READ: u32 = 15;
+    pub(in crate::fuse) const WRITE: u32 = 16;
+    pub(in crate::fuse) const STATFS: u32 = 17;
+    pub(in crate::fuse) const RELEASE: u32 = 18;
+    pub(in crate::fuse) const FSYNC: u32 = 20;
+    pub(in crate::fuse) const SETXATTR: u32 = 21;
+    pub(in crate::fuse) const GETXATTR: u32 = 22;
+    pub(in crate::fuse) const LISTXATTR: u32 = 23;
+    pub(in crate::fuse) const REMOVEXATTR: u32 = 24;
+    pub(in crate::fuse) const FLUSH: u32 = 25;
+    pub(in crate::fuse) const OPENDIR: u32 = 27;
+    pub(in crate::fuse) const READDIR: u32 = 28;
+    pub(in crate::fuse) const RELEASEDIR: u32 = 29;
+    pub(in crate::fuse) const FSYNCDIR: u32 = 30;
+    pub(in crate::fuse) const ACCESS: u32 = 34;
+    pub(in crate::fuse) const CREATE: u32 = 35;
+    pub(in crate::fuse) const INTERRUPT: u32 = 36;
+    pub(in crate::fuse) const DESTROY: u32 = 38;
+    pub(in crate::fuse) const IOCTL: u32 = 39;
+    pub(in crate::fuse) const BATCH_FORGET: u32 = 42;
+    pub(in crate::fuse) const FALLOCATE: u32 = 43;
+    pub(in crate::fuse) const READDIRPLUS: u32 = 44;
+    pub(in crate::fuse) const RENAME2: u32 = 45;
+    pub(in crate::fuse) const LSEEK: u32 = 46;
+    pub(in crate::fuse) const COPY_FILE_RANGE: u32 = 47;
+}
 
 /// `struct fuse_uring_req_header`: the request's header, or the answer's; what is peculiar to its
 /// operation; and what the ring says of it.
@@ -20,6 +63,43 @@ const OPERATION: usize = 128;
 
 /// `struct fuse_uring_ent_in_out`.
 const RING: usize = 256;
+
+/// `struct fuse_in_header`.
+const IN_HEADER: usize = 40;
+
+/// `struct fuse_out_header`.
+pub(super) const OUT_HEADER: usize = 16;
+
+/// How long the struct is that comes before names and data, in bytes, where requests come in one piece
+/// (`struct fuse_*_in`, as of protocol 7.31 without extensions).
+fn peculiar(operation: u32) -> usize {
+    match operation {
+        opcode::FORGET
+        | opcode::MKDIR
+        | opcode::RENAME
+        | opcode::LINK
+        | opcode::OPEN
+        | opcode::SETXATTR
+        | opcode::GETXATTR
+        | opcode::LISTXATTR
+        | opcode::OPENDIR
+        | opcode::ACCESS
+        | opcode::INTERRUPT
+        | opcode::BATCH_FORGET => 8,
+        opcode::GETATTR
+        | opcode::MKNOD
+        | opcode::FSYNC
+        | opcode::FSYNCDIR
+        | opcode::CREATE
+        | opcode::RENAME2 => 16,
+        opcode::RELEASE | opcode::FLUSH | opcode::RELEASEDIR | opcode::LSEEK => 24,
+        opcode::IOCTL | opcode::FALLOCATE => 32,
+        opcode::READ | opcode::WRITE | opcode::READDIR | opcode::READDIRPLUS => 40,
+        opcode::COPY_FILE_RANGE => 56,
+        opcode::SETATTR => 88,
+        _ => 0,
+    }
+}
 
 fn bytes<const N: usize>(from: &[u8], at: usize) -> [u8; N] {
     let mut taken = [0; N];
@@ -53,7 +133,29 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn read(header: &[u8; HEADER]) -> Request {
+    /// One that came over io_uring.
+    pub(super) fn of_ring(header: &[u8; HEADER]) -> Request {
+        Request {
+            commit: u64_at(header, RING + 8),
+            payload: u32_at(header, RING + 16) as usize,
+            operation: bytes(header, OPERATION),
+            ..Request::begun(header)
+        }
+    }
+
+    /// One that came through the device, whole, and where in `message` its names and data begin; none if it
+    /// is too short to be one.
+    pub(super) fn of_device(message: &[u8]) -> Option<(Request, usize)> {
+        let mut request = Request::begun(message.get(..IN_HEADER)?);
+        let begin = IN_HEADER + peculiar(request.opcode);
+        let peculiar = message.get(IN_HEADER..begin)?;
+        request.operation[..peculiar.len()].copy_from_slice(peculiar);
+        request.payload = message.len() - begin;
+        Some((request, begin))
+    }
+
+    /// What `struct fuse_in_header` says.
+    fn begun(header: &[u8]) -> Request {
         Request {
             opcode: u32_at(header, 4),
             unique: u64_at(header, 8),
@@ -63,9 +165,9 @@ impl Request {
                 gid: u32_at(header, 28),
                 thread: u32_at(header, 32),
             },
-            commit: u64_at(header, RING + 8),
-            payload: u32_at(header, RING + 16) as usize,
-            operation: bytes(header, OPERATION),
+            commit: 0,
+            payload: 0,
+            operation: [0; 128],
         }
     }
 
@@ -140,15 +242,28 @@ pub(super) fn two_names(payload: &[u8]) -> Result<(&OsStr, &OsStr)> {
     Ok((first, name(rest)?.0))
 }
 
+/// Nodes that are forgotten, and how many lookups of each: `struct fuse_forget_one`s.
+pub(super) fn forgotten(payload: &[u8]) -> impl Iterator<Item = (NodeId, u64)> {
+    payload.chunks_exact(16).map(|one| (NodeId(u64_at(one, 0)), u64_at(one, 8)))
+}
+
 /// `struct fuse_out_header`, for an answer of so many bytes.
-pub(super) fn answer(header: &mut [u8; HEADER], unique: u64, result: Result<usize>) {
+pub(super) fn out_header(unique: u64, result: Result<usize>) -> [u8; OUT_HEADER] {
     let (length, error) = match result {
         Ok(length) => (u32::try_from(length).unwrap_or(u32::MAX), 0),
         Err(errno) => (0, -errno.raw()),
     };
+    let mut header = [0; OUT_HEADER];
     header[..4].copy_from_slice(&length.saturating_add(16).to_ne_bytes());
     header[4..8].copy_from_slice(&error.to_ne_bytes());
-    header[8..16].copy_from_slice(&unique.to_ne_bytes());
+    header[8..].copy_from_slice(&unique.to_ne_bytes());
+    header
+}
+
+/// The same in an entry of a ring, which says once more how long the answer is.
+pub(super) fn answer(header: &mut [u8; HEADER], unique: u64, result: Result<usize>) {
+    let length = result.map_or(0, |length| u32::try_from(length).unwrap_or(u32::MAX));
+    header[..OUT_HEADER].copy_from_slice(&out_header(unique, result));
     header[RING + 16..RING + 20].copy_from_slice(&length.to_ne_bytes());
 }
 
@@ -366,7 +481,7 @@ mod tests {
         header[16..24].copy_from_slice(&9u64.to_ne_bytes());
         header[264..272].copy_from_slice(&2u64.to_ne_bytes());
         header[272..276].copy_from_slice(&70u32.to_ne_bytes());
-        let request = Request::read(&header);
+        let request = Request::of_ring(&header);
         assert_eq!((request.opcode, request.unique, request.commit), (15, 2, 2));
         assert_eq!((request.node, request.payload), (NodeId(9), 70));
         // Beyond what there is lies nothing.
