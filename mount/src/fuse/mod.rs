@@ -25,6 +25,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread::{JoinHandle, available_parallelism};
 
 use parking_lot::Mutex;
@@ -179,15 +180,11 @@ impl Unserved {
         let Some(device) = self.device.take() else {
             return Err(failed(io::ErrorKind::NotConnected.into()));
         };
-        match serve(volume, device, &self.place, options, self.queues) {
-            Ok((features, ..)) if options.transport == Transport::IoUring && !features.io_uring => {
-                self.place.abandon();
+        match serve(volume, device, self.place.clone(), options, self.queues) {
+            Ok(mount) if options.transport == Transport::IoUring && !mount.features.io_uring => {
                 Err(MountError::NoIoUring("the log says why".to_owned()))
             }
-            Ok((features, requests, server)) => {
-                let server = Mutex::new(Some(server));
-                Ok(Mount { place: self.place.clone(), features, requests, server })
-            }
+            Ok(mount) => Ok(mount),
             Err(error) => {
                 self.place.abandon();
                 Err(failed(error))
@@ -209,6 +206,8 @@ pub struct Mount {
     place: Arc<mountpoint::Place>,
     features: Features,
     requests: Box<dyn Fn() -> Vec<Operation> + Send + Sync>,
+    /// Has nobody serve any more, also where it stays mounted.
+    stop: Box<dyn Fn() + Send + Sync>,
     server: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -254,19 +253,19 @@ impl Drop for Mount {
     fn drop(&mut self) {
         if self.server.lock().is_some() {
             self.place.abandon();
+            (self.stop)();
+            self.wait();
         }
     }
 }
 
-type Serving = (Features, Box<dyn Fn() -> Vec<Operation> + Send + Sync>, JoinHandle<()>);
-
 fn serve<V: Volume>(
     volume: Arc<V>,
     device: OwnedFd,
-    place: &mountpoint::Place,
+    place: Arc<mountpoint::Place>,
     options: &Options,
     queues: Option<u16>,
-) -> io::Result<Serving> {
+) -> io::Result<Mount> {
     let second = Arc::new(device.try_clone()?);
     let operations = Operations::new(volume, Connection(Arc::downgrade(&second)));
     let operations = Arc::new(operations);
@@ -295,13 +294,27 @@ fn serve<V: Volume>(
     let rings = begin(rings, &mut features)?;
     // Over io_uring nobody waits for what comes through the device.
     let asks_again = !features.io_uring && available_parallelism().is_ok_and(|all| all.get() > 1);
-    let crew = Crew::start(operations.clone(), second, options.threads, asks_again)?;
+    let crew = Crew::new(operations.clone(), second, options.threads, asks_again)?;
+    let (tell, begun) = channel();
+    let stopped = Arc::downgrade(&crew);
     let server = std::thread::Builder::new().name("serve".into()).spawn(move || {
+        let serves = crew.begin().inspect(|()| drop(tell.send(Ok(()))));
+        if let Err(error) = serves {
+            // Before that is told: nothing of the volume is to be held when it is.
+            drop((crew, rings));
+            return drop(tell.send(Err(error)));
+        }
         crew.run();
         drop(rings);
     })?;
-    let requests = Box::new(move || operations.counters.list());
-    Ok((features, requests, server))
+    begun.recv().map_err(io::Error::other)??;
+    Ok(Mount {
+        place,
+        features,
+        requests: Box::new(move || operations.counters.list()),
+        stop: Box::new(move || stopped.upgrade().into_iter().for_each(|crew| crew.end())),
+        server: Mutex::new(Some(server)),
+    })
 }
 
 /// Lets requests come over io_uring if that was agreed on; the kernel holds them back until this is done.

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fs::OFlags;
 use rustix::io::Errno as Raw;
 use rustix::time::{
@@ -61,6 +61,8 @@ pub(super) struct Crew<V> {
     /// Whether it may pay to ask again rather than to wait: not where that would keep the only processor.
     asks_again: bool,
     timer: OwnedFd,
+    /// Can be read when all shall end.
+    stop: OwnedFd,
     /// Whether the timer is set, or somebody is about to look.
     looked_after: AtomicBool,
     /// Whether who sits in the first seat waits for the kernel, so that nobody needs to be looked after.
@@ -92,9 +94,9 @@ enum Next {
 }
 
 impl<V: Volume> Crew<V> {
-    /// Begins to serve, with up to `seats` threads at once, but for those that are at what takes long. From now on
-    /// reading from the device does not wait (`O_NONBLOCK`).
-    pub(super) fn start(
+    /// Up to `seats` threads will serve at once, but for those that are at what takes long. From now on reading from
+    /// the device does not wait (`O_NONBLOCK`).
+    pub(super) fn new(
         operations: Arc<Operations<V>>,
         device: Arc<OwnedFd>,
         seats: usize,
@@ -103,22 +105,27 @@ impl<V: Volume> Crew<V> {
         let flags = rustix::fs::fcntl_getfl(&device)?;
         rustix::fs::fcntl_setfl(&device, flags | OFlags::NONBLOCK)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
-        let crew = Arc::new(Crew {
+        Ok(Arc::new(Crew {
             operations,
             device,
             seats: (0..seats.max(1)).map(|_| Seat::new()).collect(),
             asks_again,
             timer,
+            stop: eventfd(0, EventfdFlags::CLOEXEC)?,
             looked_after: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             lobby: Mutex::default(),
             came: Condvar::new(),
             left: Condvar::new(),
-        });
-        crew.open(FIRST, crew.seats[FIRST].look());
-        match crew.lobby.lock().present {
+        }))
+    }
+
+    /// Starts the first thread.
+    pub(super) fn begin(self: &Arc<Self>) -> io::Result<()> {
+        self.open(FIRST, self.seats[FIRST].look());
+        match self.lobby.lock().present {
             0 => Err(io::Error::other("no thread can be started")),
-            _ => Ok(crew.clone()),
+            _ => Ok(()),
         }
     }
 
@@ -323,32 +330,38 @@ impl<V: Volume> Crew<V> {
             }
             if self.asks_again && pause.goes_on(Instant::now()) {
                 std::hint::spin_loop();
-            } else if number == FIRST {
-                self.wait();
-                pause.end(Instant::now());
-            } else {
+            } else if number != FIRST {
                 return Next::Nothing;
+            } else if self.is_stopped() {
+                return Next::Over;
+            } else {
+                pause.end(Instant::now());
             }
         }
     }
 
-    /// Waits until there is something to read.
-    fn wait(&self) {
+    /// Waits until there is something to read; whether all shall end instead.
+    fn is_stopped(&self) -> bool {
         self.waits.store(true, Ordering::SeqCst);
-        let mut device = [PollFd::from_borrowed_fd(self.device.as_fd(), PollFlags::IN)];
-        match rustix::event::poll(&mut device, None) {
+        let wait_for = |what| PollFd::from_borrowed_fd(what, PollFlags::IN);
+        let mut both = [wait_for(self.device.as_fd()), wait_for(self.stop.as_fd())];
+        match rustix::event::poll(&mut both, None) {
             Ok(_) | Err(Raw::INTR) => {}
             Err(error) => tracing::error!(%error, "waiting for requests"),
         }
         self.waits.store(false, Ordering::SeqCst);
         self.be_looked_after();
+        !both[1].revents().is_empty()
     }
 
-    /// The connection has ended.
-    fn end(&self) {
+    /// The connection has ended, or nobody shall serve it any more.
+    pub(super) fn end(&self) {
         self.lobby.lock().over = true;
         self.came.notify_all();
         self.set_timer(Duration::from_nanos(1));
+        if let Err(error) = rustix::io::write(&self.stop, &1u64.to_ne_bytes()) {
+            tracing::error!(%error, "who serves can't be stopped");
+        }
     }
 }
 
