@@ -1,7 +1,6 @@
 //! What `stat(2)` tells, and changing it.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,13 +8,18 @@ use cachefs_mount::{
     Attributes, Caller, Entry, Errno, FOREVER, HandleId, Kind, NodeId, OpenFlags, Result,
     SetAttributes, SetTime,
 };
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Statx, StatxTimestamp, Timespec, Timestamps, Uid};
 
 use super::handles::Open;
 use super::quota::Stretch;
-use super::resolve::{errno, kind, self_path, status};
+use super::resolve::{errno, kind, status};
 use super::tree::Node;
 use super::{Access, Cache};
+use crate::platform;
+use crate::platform::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::platform::fs::{
+    AtFlags, Gid, Mode, OFlags, Statx, StatxTimestamp, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
+    Uid,
+};
 
 /// The mode bits that a mount has: no set-id bits (SEMANTICS 5.4).
 pub(super) const PERMISSIONS: u16 = 0o1777;
@@ -32,8 +36,8 @@ fn time(stamp: StatxTimestamp) -> SystemTime {
 
 fn timespec(time: Option<SetTime>) -> Timespec {
     let (tv_sec, tv_nsec) = match time {
-        None => (0, libc::UTIME_OMIT),
-        Some(SetTime::Now) => (0, libc::UTIME_NOW),
+        None => (0, UTIME_OMIT),
+        Some(SetTime::Now) => (0, UTIME_NOW),
         Some(SetTime::At(at)) => match at.duration_since(SystemTime::UNIX_EPOCH) {
             Ok(after) => (after.as_secs() as i64, i64::from(after.subsec_nanos())),
             Err(before) => {
@@ -159,14 +163,14 @@ impl Cache {
                 return Err(Errno::EOPNOTSUPP);
             }
             let mode = Mode::from_raw_mode(u32::from(permissions & PERMISSIONS));
-            rustix::fs::chmod(self_path(descriptor), mode).map_err(errno)?;
+            platform::fs::chmod(platform::fs::self_path(descriptor), mode).map_err(errno)?;
         }
         if changes.accessed.is_some() || changes.modified.is_some() {
             let times = Timestamps {
                 last_access: timespec(changes.accessed),
                 last_modification: timespec(changes.modified),
             };
-            rustix::fs::utimensat(descriptor, "", &times, AtFlags::EMPTY_PATH).map_err(errno)?;
+            platform::fs::utimensat(descriptor, "", &times, AtFlags::EMPTY_PATH).map_err(errno)?;
         }
         Ok(())
     }
@@ -178,12 +182,12 @@ impl Cache {
             && flags.contains(OpenFlags::WRITE)
         {
             return self.writing(&handle, Stretch::NONE, |file| {
-                rustix::fs::ftruncate(file, size).map_err(errno)
+                platform::fs::ftruncate(file, size).map_err(errno)
             });
         }
         let resize = |file: OwnedFd| {
             let file = File::from(file);
-            self.charging(None, &file, || rustix::fs::ftruncate(&file, size).map_err(errno))
+            self.charging(None, &file, || platform::fs::ftruncate(&file, size).map_err(errno))
         };
         match resize(self.open_to_write(node, OFlags::WRONLY, None)?) {
             Err(errno) if node.of.is_none() && self.takes_over(errno) => {
@@ -203,7 +207,7 @@ impl Cache {
     ) -> Result<()> {
         match self.options.access {
             Access::Shared { .. } | Access::Scoped { .. } => Ok(()),
-            Access::Posix => rustix::fs::chownat(
+            Access::Posix => platform::fs::chownat(
                 descriptor,
                 "",
                 uid.map(Uid::from_raw),
@@ -222,7 +226,7 @@ mod tests {
 
     fn there_and_back(tv_sec: i64, tv_nsec: u32) -> (i64, i64) {
         // Only the kernel makes these; any will do to begin with.
-        let mut stamp = status(rustix::fs::CWD, b".").unwrap().stx_atime;
+        let mut stamp = status(platform::fs::CWD, b".").unwrap().stx_atime;
         (stamp.tv_sec, stamp.tv_nsec) = (tv_sec, tv_nsec);
         let spec = timespec(Some(SetTime::At(time(stamp))));
         (spec.tv_sec, spec.tv_nsec)

@@ -1,7 +1,6 @@
 //! Removal by an administrator: one change of view, however much is removed.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use super::retire::{ADMINISTRATOR, CleanError, Cleaned};
 use super::spill::aside;
 use super::tree::{Node, known_name};
 use super::view::Moment;
+use crate::platform::ffi::OsStrExt;
 use crate::readers::Job;
 
 /// A name that is to be removed, and the directory that it is in, which has one more reference. No descriptor

@@ -3,12 +3,13 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cachefs_mount::NodeId;
 use lru::LruCache;
 use parking_lot::Mutex;
+
+use crate::platform::fd::OwnedFd;
 
 const SHARDS: usize = 8;
 

@@ -7,13 +7,11 @@
 //! mean to lock it. When one of them writes, and nobody locks it, each goes on with one of its own.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cachefs_mount::{Caller, Entry, Errno, Kind, Name, NodeId, OpenFlags, Result};
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, Mode, OFlags, Statx};
 use smallvec::SmallVec;
 
 use super::Cache;
@@ -24,6 +22,9 @@ use super::resolve::{errno, key, status};
 use super::spill::aside_of;
 use super::tree::{ASIDE, Kept, KeptList, Node, Place, USERS, stage, stage_of};
 use super::view::{Stage, Version, is_lock_name};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{AtFlags, Mode, OFlags, Statx};
 use crate::readers::Job;
 
 /// After so many numbers, files are written in another folder.
@@ -299,7 +300,7 @@ impl Cache {
             let number = self.next_number();
             let (number, text) = ((number / ON_ONE_STAGE) as usize, number.to_string());
             let number = number % self.stages.len();
-            let made = rustix::fs::openat(&*self.stages[number], &*text, flags | always, mode);
+            let made = platform::fs::openat(&*self.stages[number], &*text, flags | always, mode);
             match made.map_err(errno) {
                 Err(errno) if self.takes_over(errno) => {}
                 made => {
@@ -417,10 +418,10 @@ impl Cache {
         let (making, flags) = (Making::Other, OFlags::RDWR);
         let (draft, file) = self.stage(change, drafting, making, flags, mode)?;
         if (old.stx_uid, old.stx_gid) != self.own_user {
-            let owner = rustix::fs::Uid::from_raw(old.stx_uid);
-            let group = rustix::fs::Gid::from_raw(old.stx_gid);
+            let owner = platform::fs::Uid::from_raw(old.stx_uid);
+            let group = platform::fs::Gid::from_raw(old.stx_gid);
             // Who may not give files away has a store where all files are his own, or nearly.
-            let _ = rustix::fs::fchown(&file, Some(owner), Some(group));
+            let _ = platform::fs::fchown(&file, Some(owner), Some(group));
         }
         if let Some(node) = node {
             self.copy_xattrs(node, &file);
@@ -599,11 +600,12 @@ impl Cache {
         if self.spills_at_once() {
             return self.nameless_aside(mode);
         }
-        let file = match rustix::fs::openat(&*self.stages[0], &*name, flags, mode).map_err(errno) {
+        let file = match platform::fs::openat(&*self.stages[0], &*name, flags, mode).map_err(errno)
+        {
             Err(errno) if self.takes_over(errno) => return self.nameless_aside(mode),
             made => made?,
         };
-        rustix::fs::unlinkat(&*self.stages[0], &*name, AtFlags::empty()).map_err(errno)?;
+        platform::fs::unlinkat(&*self.stages[0], &*name, AtFlags::empty()).map_err(errno)?;
         Ok(File::from(file))
     }
 }

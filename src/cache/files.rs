@@ -2,15 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use cachefs_mount::{
     AllocateFlags, Caller, Entry, Errno, HandleId, Kind, Name, NodeId, OpenFlags, Opened, Result,
     Seek,
 };
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom, Statx};
 
 use super::Cache;
 use super::additions::How;
@@ -23,10 +20,13 @@ use super::quota::Stretch;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::tree::Node;
 use super::view::is_lock_name;
+use crate::platform;
+use crate::platform::fd::{AsFd, OwnedFd};
+use crate::platform::fs::{FallocateFlags, FileExt, Mode, OFlags, SeekFrom, Statx};
 use crate::readers::Job;
 
 /// Set-id bits of a mode.
-const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
+const SET_ID: u32 = Mode::SUID.union(Mode::SGID).bits();
 
 pub(super) fn store_flags(flags: OpenFlags) -> OFlags {
     let mut wanted = if flags.contains(OpenFlags::READ) { OFlags::RDWR } else { OFlags::WRONLY };
@@ -338,7 +338,7 @@ impl Cache {
 
     pub(super) fn give_to_caller(&self, caller: &Caller, file: impl AsFd) -> Result<()> {
         match self.owner_of_new(caller) {
-            Some((uid, gid)) => rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(errno),
+            Some((uid, gid)) => platform::fs::fchown(file, Some(uid), Some(gid)).map_err(errno),
             None => Ok(()),
         }
     }
@@ -354,12 +354,12 @@ impl Cache {
     ) -> Result<File> {
         let wanted = store_flags(flags) | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let new = wanted | OFlags::CREATE | OFlags::EXCL;
-        match rustix::fs::openat(directory, name.as_bytes(), new, mode(permissions)) {
+        match platform::fs::openat(directory, name.as_bytes(), new, mode(permissions)) {
             Ok(descriptor) => {
                 self.give_to_caller(caller, &descriptor)?;
                 Ok(File::from(descriptor))
             }
-            Err(rustix::io::Errno::EXIST) if !flags.contains(OpenFlags::EXCLUSIVE) => {
+            Err(platform::io::Errno::EXIST) if !flags.contains(OpenFlags::EXCLUSIVE) => {
                 let file = File::from(open_at(directory, name.as_bytes(), wanted)?);
                 if flags.contains(OpenFlags::TRUNCATE) {
                     self.empty(&file)?;
@@ -372,7 +372,7 @@ impl Cache {
 
     /// Empties a file.
     pub(super) fn empty(&self, file: &File) -> Result<()> {
-        self.charging(None, file, || rustix::fs::ftruncate(file, 0).map_err(errno))
+        self.charging(None, file, || platform::fs::ftruncate(file, 0).map_err(errno))
     }
 
     /// A descriptor of an open file: its own, or for reading any that is kept for the node.
@@ -479,7 +479,7 @@ impl Cache {
         }
         let flags = FallocateFlags::from_bits_retain(flags.bits());
         self.writing(&handle, stretch, |file| {
-            rustix::fs::fallocate(file, flags, offset, length).map_err(errno)
+            platform::fs::fallocate(file, flags, offset, length).map_err(errno)
         })
     }
 
@@ -490,7 +490,7 @@ impl Cache {
             Seek::Hole => SeekFrom::Hole(offset),
         };
         // Others may share the descriptor: but nobody reads or writes at its own offset.
-        rustix::fs::seek(&*file, to).map_err(errno)
+        platform::fs::seek(&*file, to).map_err(errno)
     }
 
     pub(super) fn copy_range(
@@ -508,7 +508,7 @@ impl Cache {
         let copied = self.writing(&to, stretch, |file| {
             let (at, to_at) = (Some(&mut from_offset), Some(&mut to_offset));
             let source = self.file(&from)?;
-            rustix::fs::copy_file_range(&*source, at, file, to_at, length).map_err(errno)
+            platform::fs::copy_file_range(&*source, at, file, to_at, length).map_err(errno)
         })?;
         self.note_written(copied, to.job.id);
         Ok(copied)
@@ -535,8 +535,8 @@ impl Drop for Opening<'_> {
 fn drop_set_id(file: &File) -> Result<()> {
     let mode = u32::from(status(file, b"")?.stx_mode);
     if mode & SET_ID != 0 {
-        let plain = rustix::fs::Mode::from_raw_mode(mode & 0o7777 & !SET_ID);
-        rustix::fs::fchmod(file, plain).map_err(errno)?;
+        let plain = Mode::from_raw_mode(mode & 0o7777 & !SET_ID);
+        platform::fs::fchmod(file, plain).map_err(errno)?;
     }
     Ok(())
 }

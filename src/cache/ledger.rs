@@ -1,7 +1,6 @@
 //! All that the kernel knows of us, written out and read back: node ids, references, names, open
 //! handles. With it and the descriptors that go along, another process can go on serving a mount.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cachefs_mount::{Caller, HandleId, NodeId, OpenFlags};
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::handles::{Handle, HandleRecord, Handles, Open};
 use super::tree::{ASIDE, FileKey, NodeRecord, RETIRED, Tree, USERS, stage};
 use super::{Cache, CacheOptions};
+use crate::platform::fd::OwnedFd;
 use crate::readers::Readers;
 use crate::store::Store;
 

@@ -1,11 +1,7 @@
 //! Listing directories.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::hash::{BuildHasher, RandomState};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,36 +10,22 @@ use cachefs_mount::{
     Caller, Entry, Errno, HandleId, Kind, Listed, ListingSink, Name, NodeId, Result,
 };
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
 
 use super::Cache;
 use super::handles::{Handle, Listing, Open};
 use super::lookup::Seen;
-use super::resolve::{errno, open_at, status};
+use super::resolve::{errno, known_kind, open_at, status};
 use super::tree::{FileKey, Node, known_name};
 use super::view::Reader;
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::ffi::OsStrExt;
+use crate::platform::fs::OFlags;
 
-/// Bytes asked for in one `getdents64(2)`.
-const BATCH: usize = 32 * 1024;
-
-/// Offsets of the fields of `struct linux_dirent64` (`getdents(2)`).
-mod field {
-    pub(super) const INODE: usize = 0;
-    pub(super) const NEXT: usize = 8;
-    pub(super) const LENGTH: usize = 16;
-    pub(super) const TYPE: usize = 18;
-    pub(super) const NAME: usize = 19;
-}
-
-/// An open directory of the store, and what was read of it but not yet taken. Offsets are the
-/// filesystem's own, which stay true while the directory changes (`telldir(3)`).
+/// An open directory of the store, and what was listed of it.
 #[derive(Debug)]
 pub(super) struct Stream {
-    descriptor: OwnedFd,
-    batch: Vec<u8>,
-    at: usize,
-    /// The offset of the entry at `at`.
-    offset: u64,
+    entries: platform::fs::Entries,
     /// The live ones that were listed: the offset after each, and its name. What is removed after it was
     /// listed must not follow once more, and what was removed before must.
     listed: Vec<(u64, u64)>,
@@ -60,15 +42,6 @@ type Other = (u64, Box<[u8]>, NodeId);
 /// Set in the offsets of what is not live. No filesystem uses it: offsets are signed (`lseek(2)`). So
 /// one can't seek there, only go on.
 const OTHERS: u64 = 1 << 63;
-
-/// An entry as the filesystem lists it.
-struct Raw<'a> {
-    inode: u64,
-    next: u64,
-    kind: Option<Kind>,
-    name: &'a OsStr,
-    length: usize,
-}
 
 /// What became of an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,40 +61,12 @@ impl Put {
 impl Stream {
     fn new(descriptor: OwnedFd) -> Stream {
         Stream {
-            descriptor,
-            batch: Vec::new(),
-            at: 0,
-            offset: 0,
+            entries: platform::fs::Entries::new(descriptor),
             listed: Vec::new(),
             names: RandomState::new(),
             others: None,
             goes_on: false,
         }
-    }
-
-    /// Goes to `offset`, unless it is there.
-    fn go_to(&mut self, offset: u64) -> Result<()> {
-        if offset != self.offset {
-            rustix::fs::seek(&self.descriptor, rustix::fs::SeekFrom::Start(offset))
-                .map_err(errno)?;
-            self.batch.clear();
-            self.at = 0;
-            self.offset = offset;
-        }
-        Ok(())
-    }
-
-    /// The next entry; it stays the next until [`Stream::advance`].
-    fn peek(&mut self) -> Result<Option<Raw<'_>>> {
-        if self.at >= self.batch.len() {
-            self.fill()?;
-        }
-        Ok(parse(&self.batch[self.at..]))
-    }
-
-    fn advance(&mut self, length: usize, next: u64) {
-        self.at += length;
-        self.offset = next;
     }
 
     /// The kernel goes on at `offset`: what was listed after that, it had no room for.
@@ -138,56 +83,6 @@ impl Stream {
         }
         others
     }
-
-    fn fill(&mut self) -> Result<()> {
-        self.batch.clear();
-        self.batch.reserve(BATCH);
-        self.at = 0;
-        let space: &mut [MaybeUninit<u8>] = self.batch.spare_capacity_mut();
-        // SAFETY: the kernel writes at most `space.len()` bytes into memory that is ours, and says
-        // how many it wrote.
-        let length = unsafe {
-            libc::syscall(
-                libc::SYS_getdents64,
-                self.descriptor.as_raw_fd(),
-                space.as_mut_ptr(),
-                space.len(),
-            )
-        };
-        let length = usize::try_from(length).map_err(|_| std::io::Error::last_os_error())?;
-        // SAFETY: the kernel has just initialised that many bytes.
-        unsafe { self.batch.set_len(length) };
-        Ok(())
-    }
-}
-
-fn parse(batch: &[u8]) -> Option<Raw<'_>> {
-    let number = |at: usize| Some(u64::from_ne_bytes(batch.get(at..at + 8)?.try_into().ok()?));
-    let length = batch.get(field::LENGTH..field::LENGTH + 2)?.try_into().ok()?;
-    let length = usize::from(u16::from_ne_bytes(length));
-    let name = batch.get(field::NAME..length)?;
-    let end = name.iter().position(|&byte| byte == 0)?;
-    Some(Raw {
-        inode: number(field::INODE)?,
-        next: number(field::NEXT)?,
-        kind: kind_of(*batch.get(field::TYPE)?),
-        name: OsStr::from_bytes(&name[..end]),
-        length,
-    })
-}
-
-/// None where the filesystem does not say.
-fn kind_of(d_type: u8) -> Option<Kind> {
-    Some(match d_type {
-        libc::DT_REG => Kind::File,
-        libc::DT_DIR => Kind::Directory,
-        libc::DT_LNK => Kind::Symlink,
-        libc::DT_FIFO => Kind::Fifo,
-        libc::DT_SOCK => Kind::Socket,
-        libc::DT_CHR => Kind::CharDevice,
-        libc::DT_BLK => Kind::BlockDevice,
-        _ => return None,
-    })
 }
 
 impl Cache {
@@ -286,18 +181,18 @@ impl Cache {
         let reader = handle.job.reader_as(handle.user);
         let mut any = false;
         if offset & OTHERS == 0 {
-            stream.go_to(offset)?;
+            stream.entries.go_to(offset).map_err(errno)?;
             stream.forget_listed_after(offset);
             stream.others = None;
             let (directory, names) = (self.directory(handle.node)?, stream.names.clone());
-            while let Some(raw) = stream.peek()? {
+            while let Some(raw) = stream.entries.peek().map_err(errno)? {
                 let (length, next, name) = (raw.length, raw.next, raw.name.as_bytes());
                 let name = names.hash_one(name);
                 let put = self.list_one(&node, &versioned, &directory, &raw, reader, sink)?;
                 if put == Put::NoRoom {
                     return Ok(());
                 }
-                stream.advance(length, next);
+                stream.entries.advance(length, next);
                 stream.goes_on = false;
                 if put == Put::Listed {
                     any = true;
@@ -384,7 +279,7 @@ impl Cache {
         directory: &Arc<Node>,
         versioned: &Node,
         descriptor: &OwnedFd,
-        raw: &Raw<'_>,
+        raw: &platform::fs::Entry<'_>,
         reader: Reader,
         sink: &mut dyn ListingSink,
     ) -> Result<Put> {
@@ -404,7 +299,7 @@ impl Cache {
         let plain = !sink.wants_attributes();
         if plain
             && versioned.is_plain(name)
-            && let Some(kind) = raw.kind
+            && let Some(kind) = known_kind(raw.kind)
         {
             let key = FileKey { device: directory.key().device, inode: raw.inode };
             let number = self.found_as(self.tree.number_below(key, kind, directory.face));
@@ -443,6 +338,6 @@ impl Cache {
     pub(super) fn sync_directory(&self, id: HandleId) -> Result<()> {
         let handle = self.handles.get(id)?;
         let stream = self.open_stream(handle.node)?;
-        rustix::fs::fsync(&stream.descriptor).map_err(errno)
+        platform::fs::fsync(stream.entries.descriptor()).map_err(errno)
     }
 }

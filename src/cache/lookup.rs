@@ -1,13 +1,11 @@
 //! What a name stands for, for whom.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cachefs_mount::{Caller, Entry, Errno, FOREVER, Kind, Lookup, Name, NodeId, Result};
 use dashmap::DashMap;
-use rustix::fs::Statx;
 
 use super::Cache;
 use super::drafts::Old;
@@ -15,6 +13,8 @@ use super::name_locks::Look;
 use super::resolve::{key, kind, status};
 use super::tree::{KeptList, Node, Place};
 use super::view::{self, During, Moment, Reader, Version};
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::Statx;
 
 /// One who only looks around sees what is live.
 pub(super) const NOBODY: Reader =

@@ -39,7 +39,6 @@ mod xattrs;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -82,6 +81,8 @@ use self::spill::Spill;
 use self::tree::{ASIDE, RETIRED, STAGES, Tree, USERS, stage};
 pub use self::usher::Usher;
 use self::usher::Ushering;
+use crate::platform;
+use crate::platform::fd::OwnedFd;
 use crate::readers::Readers;
 use crate::store::Store;
 
@@ -211,7 +212,10 @@ impl Cache {
             // One mount after the other begins in another of the folders.
             next_number: AtomicU64::new(u64::from(std::process::id()) * drafts::ON_ONE_STAGE),
             names: NameLocks::new(),
-            own_user: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+            own_user: (
+                platform::process::geteuid().as_raw(),
+                platform::process::getegid().as_raw(),
+            ),
             root: Arc::new(root),
             stages: stages.into_iter().map(Arc::new).collect(),
             retired_folder: Arc::new(retired_folder),
@@ -585,7 +589,7 @@ impl Volume for Cache {
         // Who looks for room before he writes is told of that where his writes go.
         let area = self.spill.folder().filter(|_| self.spills_at_once());
         let of = area.as_deref().unwrap_or(&self.root);
-        let space = rustix::fs::fstatvfs(of).map_err(resolve::errno)?;
+        let space = platform::fs::fstatvfs(of).map_err(resolve::errno)?;
         Ok(Space {
             blocks: space.f_blocks,
             blocks_free: space.f_bfree,

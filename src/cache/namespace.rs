@@ -1,19 +1,20 @@
 //! Making names.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use cachefs_mount::{Caller, Entry, Errno, Kind, Name, NodeId, Result};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::additions::{Added, How};
 use super::attributes::PERMISSIONS;
 use super::name_locks::Change;
-use super::resolve::{errno, self_path, status};
+use super::resolve::{errno, status};
 use super::tree::Node;
 use super::{Access, Cache};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::ffi::OsStrExt;
+use crate::platform::fs::{AtFlags, FileType, Mode, OFlags};
 use crate::readers::Job;
 
 pub(super) fn mode(permissions: u16) -> Mode {
@@ -32,7 +33,8 @@ impl Cache {
     ) -> Result<Entry> {
         if let Some((uid, gid)) = self.owner_of_new(caller) {
             let flags = AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(at, name.as_bytes(), Some(uid), Some(gid), flags).map_err(errno)?;
+            platform::fs::chownat(at, name.as_bytes(), Some(uid), Some(gid), flags)
+                .map_err(errno)?;
         }
         let found = status(at, name.as_bytes())?;
         let entry = self.found(parent, name, &found);
@@ -72,10 +74,10 @@ impl Cache {
     pub(super) fn owner_of_new(
         &self,
         caller: &Caller,
-    ) -> Option<(rustix::fs::Uid, rustix::fs::Gid)> {
+    ) -> Option<(platform::fs::Uid, platform::fs::Gid)> {
         let owner = (caller.uid, caller.gid);
         let wanted = matches!(self.options.access, Access::Posix) && owner != self.own_user;
-        wanted.then(|| (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1)))
+        wanted.then(|| (platform::fs::Uid::from_raw(owner.0), platform::fs::Gid::from_raw(owner.1)))
     }
 
     pub(super) fn refuse_private(&self, parent: NodeId, name: Name<'_>) -> Result<()> {
@@ -103,11 +105,13 @@ impl Cache {
         match kind {
             Kind::File => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                rustix::fs::openat(at, bytes, flags | OFlags::NOFOLLOW, mode).map_err(errno)?;
+                platform::fs::openat(at, bytes, flags | OFlags::NOFOLLOW, mode).map_err(errno)?;
             }
-            Kind::Fifo => rustix::fs::mknodat(at, bytes, FileType::Fifo, mode, 0).map_err(errno)?,
+            Kind::Fifo => {
+                platform::fs::mknodat(at, bytes, FileType::Fifo, mode, 0).map_err(errno)?
+            }
             Kind::Socket => {
-                rustix::fs::mknodat(at, bytes, FileType::Socket, mode, 0).map_err(errno)?;
+                platform::fs::mknodat(at, bytes, FileType::Socket, mode, 0).map_err(errno)?;
             }
             Kind::CharDevice | Kind::BlockDevice => return Err(Errno::EPERM),
             Kind::Directory | Kind::Symlink => return Err(Errno::EINVAL),
@@ -130,14 +134,15 @@ impl Cache {
                 let mode = mode(permissions);
                 let flags = AtFlags::empty();
                 // Nothing is lost if that fails: it was made with a mode of its own.
-                let _ = rustix::fs::chmodat(&*directory, name.as_bytes(), mode, flags);
+                let _ = platform::fs::chmodat(&*directory, name.as_bytes(), mode, flags);
                 return self.made(caller, (&job, &folder), parent, name, &directory);
             }
             let _change = self.names.change(folder.id, name.as_bytes());
-            rustix::fs::mkdirat(&*directory, name.as_bytes(), mode(permissions)).map_err(errno)?;
+            platform::fs::mkdirat(&*directory, name.as_bytes(), mode(permissions))
+                .map_err(errno)?;
             return self.made(caller, (&job, &folder), parent, name, &directory);
         }
-        rustix::fs::mkdirat(&*directory, name.as_bytes(), mode(permissions)).map_err(errno)?;
+        platform::fs::mkdirat(&*directory, name.as_bytes(), mode(permissions)).map_err(errno)?;
         self.made(caller, (&job, &folder), parent, name, &directory)
     }
 
@@ -150,7 +155,7 @@ impl Cache {
     ) -> Result<Entry> {
         let (job, folder, change) = self.making(caller, parent, name)?;
         let directory = self.directory(parent)?;
-        rustix::fs::symlinkat(target.as_bytes(), &*directory, name.as_bytes()).map_err(errno)?;
+        platform::fs::symlinkat(target.as_bytes(), &*directory, name.as_bytes()).map_err(errno)?;
         let made = self.made(caller, (&job, &folder), parent, name, &directory);
         drop(change);
         if folder.of.is_none() {
@@ -163,7 +168,7 @@ impl Cache {
         let node = self.tree.get(id)?;
         let descriptor = self.descriptor(&node)?;
         // An empty name means the link that the descriptor is of (readlink(2)).
-        let target = rustix::fs::readlinkat(&*descriptor, "", Vec::new()).map_err(errno)?;
+        let target = platform::fs::readlinkat(&*descriptor, "", Vec::new()).map_err(errno)?;
         Ok(target.into_bytes())
     }
 
@@ -179,11 +184,8 @@ impl Cache {
         let node = self.tree.get(id)?;
         let directory = self.directory(parent)?;
         let source = self.descriptor(&node)?;
-        // By way of /proc, because linking a descriptor itself (`AT_EMPTY_PATH`) takes a privilege.
-        let path = self_path(&*source);
-        let (bytes, follow) = (name.as_bytes(), AtFlags::SYMLINK_FOLLOW);
-        rustix::fs::linkat(rustix::fs::CWD, path, &*directory, bytes, follow).map_err(errno)?;
-        let entry = self.found(parent, name, &status(&*directory, bytes)?);
+        platform::fs::link_open(&*source, &*directory, name.as_bytes()).map_err(errno)?;
+        let entry = self.found(parent, name, &status(&*directory, name.as_bytes())?);
         self.note_added(entry.attributes.node, &job, (folder.id, name), How::Exclusively);
         Ok(entry)
     }

@@ -6,7 +6,6 @@
 //! (`ESTALE`), and by that number it is found from then on, and by numbers of their own all directories below it. Who
 //! goes through it does so under the first one, where it was.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use super::Cache;
 use super::additions::Added;
 use super::lookup::Live;
 use super::tree::{DEEPEST, Face, Node};
+use crate::platform::fd::OwnedFd;
 use crate::readers::Job;
 
 /// So many are told from what they were at a time; each takes a descriptor.

@@ -1,11 +1,9 @@
 //! Staged -> live (SEMANTICS 2): a draft takes its name in one rename when its writer closes it.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cachefs_mount::{Caller, Errno, Kind, Name, NodeId, Result};
-use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::Cache;
 use super::additions::{Added, How};
@@ -15,6 +13,9 @@ use super::name_locks::Change;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::tree::Node;
 use super::view::{Moment, Stage};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{AtFlags, Mode, OFlags};
 use crate::readers::Fate;
 
 impl Cache {
@@ -88,7 +89,7 @@ impl Cache {
             let _moving = self.moves.read();
             let from = self.own_folder(place.parent()).ok_or(Errno::ESTALE)?;
             let file = self.has_to_be_renumbered(draft)?;
-            rustix::fs::renameat(&*from, &*place.name, &*directory, name.as_bytes())
+            platform::fs::renameat(&*from, &*place.name, &*directory, name.as_bytes())
                 .map_err(errno)?;
             match file {
                 Some(file) => id = self.tree.renumber(&node, file, parent, name),
@@ -286,7 +287,7 @@ impl Cache {
             return self.publish(&change, draft);
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
-        let emptied = rustix::fs::openat(
+        let emptied = platform::fs::openat(
             &*directory,
             &*draft.name,
             flags | OFlags::CLOEXEC | OFlags::NONBLOCK,
@@ -356,7 +357,7 @@ impl Cache {
     pub(super) fn unlink_in(&self, (id, folder): (NodeId, &OwnedFd), name: &[u8]) -> Result<()> {
         let victim = open_at(folder, name, OFlags::PATH)?;
         let _moving = self.moves.read();
-        rustix::fs::unlinkat(folder, name, AtFlags::empty()).map_err(errno)?;
+        platform::fs::unlinkat(folder, name, AtFlags::empty()).map_err(errno)?;
         self.unnamed(id, super::tree::known_name(name), victim)
     }
 }

@@ -1,18 +1,19 @@
 //! Retired -> reclaimed (SEMANTICS 3.9), in the background; and what the kernel is told meanwhile.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use cachefs_mount::{Errno, Kind, NodeId, Result};
-use rustix::fs::{AtFlags, OFlags, Statx};
 
 use super::Cache;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::retire::{Amount, Changed, Keep, Record, amount};
 use super::tree::{Node, Place, known_name};
 use super::view::Moment;
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{AtFlags, OFlags, Statx};
 use crate::readers::Job;
 
 /// An open directory, the names in it that are still to be removed, and its own.
@@ -174,7 +175,7 @@ impl Cache {
             }
             let Some((directory, _, name)) = open.pop() else { break };
             let above = open.last().map_or(own, |(above, ..)| above);
-            match rustix::fs::unlinkat(above, &*name, AtFlags::REMOVEDIR).map_err(errno) {
+            match platform::fs::unlinkat(above, &*name, AtFlags::REMOVEDIR).map_err(errno) {
                 // Somebody who had it open has put something in since its names were read.
                 Err(Errno::ENOTEMPTY) if late < LATE => {
                     late += 1;

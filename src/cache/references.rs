@@ -7,18 +7,19 @@
 //! what a package needs (<https://nix.dev/manual/nix/latest/store/building>, "Processing outputs").
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
 use memchr::memmem::Finder;
-use rustix::fs::{FileType, OFlags};
 
 use super::Cache;
 use super::additions::How;
 use super::resolve::{errno, kind, open_at, status};
 use super::tree::{Kept, Node, RETIRED, known_name};
 use super::view::{Moment, Stage};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{FileType, OFlags};
 use crate::readers::Job;
 
 /// Shorter names may stand in a file by chance.
@@ -395,7 +396,7 @@ impl Cache {
 fn directories_in(directory: &OwnedFd) -> Result<Vec<Box<[u8]>>> {
     let listed = open_at(directory, b".", OFlags::RDONLY | OFlags::DIRECTORY)?;
     let mut names = Vec::new();
-    for entry in rustix::fs::Dir::new(listed).map_err(errno)? {
+    for entry in platform::fs::Dir::new(listed).map_err(errno)? {
         let entry = entry.map_err(errno)?;
         let name = entry.file_name().to_bytes();
         // Some filesystems do not say what it is.
@@ -412,7 +413,7 @@ fn contents(directory: &OwnedFd, name: Name<'_>) -> Result<Vec<u8>> {
     let status = status(directory, name.as_bytes())?;
     match kind(&status) {
         Kind::Symlink => {
-            let target = rustix::fs::readlinkat(directory, name.as_bytes(), Vec::new());
+            let target = platform::fs::readlinkat(directory, name.as_bytes(), Vec::new());
             Ok(target.map_err(errno)?.into_bytes())
         }
         Kind::File if status.stx_size <= LONGEST_FILE => {

@@ -1,10 +1,8 @@
 //! Taking names away: `unlink(2)`, `rmdir(2)` (SEMANTICS 3).
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cachefs_mount::{Caller, Errno, Kind, Name, NodeId, Result};
-use rustix::fs::{AtFlags, OFlags};
 
 use super::Cache;
 use super::additions::{Added, How};
@@ -16,6 +14,9 @@ use super::spared::Gone;
 use super::spill::is_gone;
 use super::tree::Node;
 use super::view::{self, Moment, Reader, Stage, Version};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{AtFlags, OFlags};
 use crate::readers::Job;
 
 impl Cache {
@@ -93,7 +94,7 @@ impl Cache {
             self.keep_while_listed(&change, &job, &folder, name, gone);
             return Ok(());
         }
-        rustix::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::empty()).map_err(errno)?;
+        platform::fs::unlinkat(&*directory, name.as_bytes(), AtFlags::empty()).map_err(errno)?;
         self.unnamed(folder.id, name, victim)
     }
 
@@ -220,7 +221,7 @@ impl Cache {
         match victim {
             Some(victim) if !kept && !while_listed => {
                 self.hide(change, folder, name, job.id);
-                rustix::fs::unlinkat(directory, name.as_bytes(), AtFlags::REMOVEDIR)
+                platform::fs::unlinkat(directory, name.as_bytes(), AtFlags::REMOVEDIR)
                     .map_err(errno)?;
                 return self.unnamed(folder.id, name, victim);
             }

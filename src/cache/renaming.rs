@@ -1,10 +1,8 @@
 //! Giving what there is another name: `rename(2)` (SEMANTICS 2.5, 3).
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cachefs_mount::{Caller, Errno, Kind, Name, NodeId, RenameFlags, Result};
-use rustix::fs::OFlags;
 
 use super::Cache;
 use super::additions::{Added, How};
@@ -14,6 +12,9 @@ use super::resolve::{errno, key, kind, open_at, status};
 use super::spared::Gone;
 use super::tree::{FileKey, Node, RETIRED, USERS};
 use super::view::{self, Moment};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::OFlags;
 use crate::readers::Job;
 
 impl Cache {
@@ -99,10 +100,10 @@ impl Cache {
             && self.is_kept(job.id, at, (&folder, name), || {
                 self.is_own(job.id, (&folder, name), self.tree.number(moved), |_| true)
             });
-        let mut how = rustix::fs::RenameFlags::empty();
-        how.set(rustix::fs::RenameFlags::EXCHANGE, exchange);
+        let mut how = platform::fs::RenameFlags::empty();
+        how.set(platform::fs::RenameFlags::EXCHANGE, exchange);
         let no_replace = flags.contains(RenameFlags::NO_REPLACE);
-        how.set(rustix::fs::RenameFlags::NOREPLACE, no_replace);
+        how.set(platform::fs::RenameFlags::NOREPLACE, no_replace);
         let moving = self.moves.read();
         folder.note_thinned();
         let while_listed = source.live
@@ -113,9 +114,9 @@ impl Cache {
         let (at_name, to_name) = (&*source.name, new_name.as_bytes());
         if how.is_empty() {
             // Also for filesystems that know no flags.
-            rustix::fs::renameat(&*source.directory, at_name, &*to, to_name).map_err(errno)?;
+            platform::fs::renameat(&*source.directory, at_name, &*to, to_name).map_err(errno)?;
         } else {
-            rustix::fs::renameat_with(&*source.directory, at_name, &*to, to_name, how)
+            platform::fs::renameat_with(&*source.directory, at_name, &*to, to_name, how)
                 .map_err(errno)?;
         }
         if let Some(node) = &node {

@@ -5,16 +5,17 @@
 //! found is compared with what was looked for, and if a rename came in between, it is tried again
 //! while renames wait.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
-use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
-use rustix::io::Errno as Os;
 
 use super::Cache;
 use super::tree::{ASIDE, FileKey, Node, Place, RETIRED, USERS, stage_of};
+use crate::platform;
+use crate::platform::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::platform::ffi::OsStrExt;
+use crate::platform::fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
+use crate::platform::io::Errno as Os;
 
 /// What is asked of the store about a file.
 pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS;
@@ -24,40 +25,40 @@ pub(super) fn errno(errno: Os) -> Errno {
 }
 
 pub(super) fn key(status: &Statx) -> FileKey {
-    let device = rustix::fs::makedev(status.stx_dev_major, status.stx_dev_minor);
+    let device = platform::fs::makedev(status.stx_dev_major, status.stx_dev_minor);
     FileKey { device, inode: status.stx_ino }
 }
 
 pub(super) fn kind(status: &Statx) -> Kind {
-    match u32::from(status.stx_mode) & libc::S_IFMT {
-        libc::S_IFDIR => Kind::Directory,
-        libc::S_IFLNK => Kind::Symlink,
-        libc::S_IFIFO => Kind::Fifo,
-        libc::S_IFSOCK => Kind::Socket,
-        libc::S_IFCHR => Kind::CharDevice,
-        libc::S_IFBLK => Kind::BlockDevice,
-        _ => Kind::File,
-    }
+    known_kind(FileType::from_raw_mode(u32::from(status.stx_mode))).unwrap_or(Kind::File)
+}
+
+/// None where the filesystem does not say.
+pub(super) fn known_kind(found: FileType) -> Option<Kind> {
+    Some(match found {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::CharacterDevice => Kind::CharDevice,
+        FileType::BlockDevice => Kind::BlockDevice,
+        FileType::Unknown => return None,
+    })
 }
 
 /// `statx(2)` of a name in a directory, or of the descriptor itself when `name` is empty.
 pub(super) fn status(directory: impl AsFd, name: &[u8]) -> Result<Statx> {
     let mut flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     flags.set(AtFlags::EMPTY_PATH, name.is_empty());
-    rustix::fs::statx(directory, name, flags, WANTED).map_err(errno)
+    platform::fs::statx(directory, name, flags, WANTED).map_err(errno)
 }
 
 /// Opens one name in a directory; it is not followed if it is a symbolic link, and not waited for
 /// if it is a fifo.
 pub(super) fn open_at(directory: impl AsFd, name: &[u8], flags: OFlags) -> Result<OwnedFd> {
     let always = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    rustix::fs::openat(directory, name, flags | always, Mode::empty()).map_err(errno)
-}
-
-/// The path by which a descriptor, `O_PATH` ones included, is named again.
-pub(super) fn self_path(descriptor: impl AsFd) -> String {
-    use std::os::fd::AsRawFd;
-    format!("/proc/self/fd/{}", descriptor.as_fd().as_raw_fd())
+    platform::fs::openat(directory, name, flags | always, Mode::empty()).map_err(errno)
 }
 
 impl Cache {
@@ -250,9 +251,8 @@ impl Cache {
     /// Opens a known file for reading or writing.
     pub(super) fn open_node(&self, node: &Node, flags: OFlags) -> Result<OwnedFd> {
         let reopen = |orphan: Arc<OwnedFd>| {
-            // Not `O_NOFOLLOW`: the link in /proc is what is followed, to the file itself.
             let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-            rustix::fs::open(self_path(&*orphan), flags, Mode::empty()).map_err(errno)
+            platform::fs::open_again(&*orphan, flags).map_err(errno)
         };
         if let Some(orphan) = node.orphan() {
             return reopen(orphan);

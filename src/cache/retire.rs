@@ -5,7 +5,6 @@
 //! removed it, sees it as before. When the last of them has ended it is reclaimed, in the background.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use cachefs_mount::{Errno, Kind, Name, NodeId, Result};
 use parking_lot::Mutex;
-use rustix::fs::{OFlags, Statx};
 use smallvec::SmallVec;
 
 use super::Cache;
@@ -24,6 +22,9 @@ use super::reaper::Wake;
 use super::resolve::{errno, key, kind, open_at, status};
 use super::tree::{Kept, Node, RETIRED, USERS, known_name, name_for_user};
 use super::view::{self, Moment, Stage, Version, is_lock_name};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{OFlags, Statx};
 use crate::readers::Job;
 
 /// How much there is of something.
@@ -251,7 +252,7 @@ impl Cache {
         let moving = self.moves.read();
         folder.note_thinned();
         let (from, to) = (directory, &*self.own_folder(lies).ok_or(Errno::EROFS)?);
-        rustix::fs::renameat(from, name.as_bytes(), to, &*text).map_err(errno)?;
+        platform::fs::renameat(from, name.as_bytes(), to, &*text).map_err(errno)?;
         let node = self.tree.know(key, kind, lies, known_name(text.as_bytes()));
         if kind != Kind::Directory {
             self.tree.remove_place(&node, folder.id, name);
@@ -541,9 +542,9 @@ impl Cache {
     ) -> Result<()> {
         let place = node.place().ok_or(Errno::ESTALE)?;
         let _moving = self.moves.read();
-        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        let flags = platform::fs::RenameFlags::NOREPLACE;
         let from = self.own_folder(place.parent()).ok_or(Errno::ESTALE)?;
-        rustix::fs::renameat_with(&*from, &*place.name, directory, name.as_bytes(), flags)
+        platform::fs::renameat_with(&*from, &*place.name, directory, name.as_bytes(), flags)
             .map_err(errno)?;
         self.tree.add_place(node, folder.id, name);
         if node.kind != Kind::Directory {
@@ -614,7 +615,7 @@ impl Cache {
     pub(super) fn names_in(&self, directory: &OwnedFd) -> Result<Vec<Box<[u8]>>> {
         let listed = open_at(directory, b".", OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::new(listed).map_err(errno)? {
+        for entry in platform::fs::Dir::new(listed).map_err(errno)? {
             let entry = entry.map_err(errno)?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {

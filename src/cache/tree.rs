@@ -17,8 +17,6 @@ mod node;
 mod places;
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -28,6 +26,9 @@ use dashmap::mapref::entry::Entry;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
+
+use crate::platform::fd::OwnedFd;
+use crate::platform::ffi::OsStrExt;
 
 pub(super) use self::node::{Counted, Face, FileKey, Kept, KeptList, Node, Place};
 

@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
@@ -19,6 +18,7 @@ use super::Cache;
 use super::lookup::Seen;
 use super::tree::{DEEPEST, KeptList};
 use super::view::{During, Moment, Reader, Stage};
+use crate::platform::ffi::OsStringExt;
 
 /// Who can look at processes, and look up names in the mount.
 pub trait Usher: Send + Sync + 'static {

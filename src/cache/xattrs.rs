@@ -4,16 +4,18 @@
 //! the kernel would have to enforce (access control lists).
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use cachefs_mount::{Errno, Kind, NodeId, Result, SetXattr};
-use rustix::fs::XattrFlags;
 
 use super::Cache;
 use super::quota::MARK;
-use super::resolve::{errno, self_path};
+use super::resolve::errno;
 use super::tree::Node;
+use crate::platform;
+use crate::platform::fd::AsFd;
+use crate::platform::ffi::OsStrExt;
+use crate::platform::fs::XattrFlags;
 
 const NAMESPACE: &[u8] = b"user.";
 
@@ -31,17 +33,21 @@ fn is_shown(name: &[u8]) -> bool {
 
 impl Cache {
     /// Does something by a path to the node itself.
-    fn at_path<T>(&self, id: NodeId, act: impl FnOnce(&str) -> rustix::io::Result<T>) -> Result<T> {
+    fn at_path<T>(
+        &self,
+        id: NodeId,
+        act: impl FnOnce(&Path) -> platform::io::Result<T>,
+    ) -> Result<T> {
         let node = self.tree.get(id)?;
         let descriptor = self.descriptor(&node)?;
-        act(&self_path(&*descriptor)).map_err(errno)
+        act(&platform::fs::self_path(&*descriptor)).map_err(errno)
     }
 
     /// As [`Cache::at_path`], for what the store may refuse: a file then goes on in the spill area.
     fn change_at_path(
         &self,
         id: NodeId,
-        act: impl Fn(&str) -> rustix::io::Result<()>,
+        act: impl Fn(&Path) -> platform::io::Result<()>,
     ) -> Result<()> {
         let node = self.tree.get(id)?;
         let changed = match self.is_out_of_reach(&node) {
@@ -62,14 +68,14 @@ impl Cache {
     pub(super) fn xattr(&self, id: NodeId, name: &OsStr) -> Result<Vec<u8>> {
         let name = checked(name)?;
         let mut value = vec![0; MAX];
-        let length = self.at_path(id, |path| rustix::fs::getxattr(path, name, &mut value[..]))?;
+        let length = self.at_path(id, |path| platform::fs::getxattr(path, name, &mut value[..]))?;
         value.truncate(length);
         Ok(value)
     }
 
     pub(super) fn list_xattrs(&self, id: NodeId) -> Result<Vec<u8>> {
         let mut names = vec![0; MAX];
-        let length = self.at_path(id, |path| rustix::fs::listxattr(path, &mut names[..]))?;
+        let length = self.at_path(id, |path| platform::fs::listxattr(path, &mut names[..]))?;
         names.truncate(length);
         let ours = |name: &&[u8]| is_shown(name.strip_suffix(b"\0").unwrap_or(name));
         Ok(names.split_inclusive(|&byte| byte == 0).filter(ours).flatten().copied().collect())
@@ -88,12 +94,12 @@ impl Cache {
             SetXattr::Create => XattrFlags::CREATE,
             SetXattr::Replace => XattrFlags::REPLACE,
         };
-        self.change_at_path(id, |path| rustix::fs::setxattr(path, name, value, flags))
+        self.change_at_path(id, |path| platform::fs::setxattr(path, name, value, flags))
     }
 
     pub(super) fn remove_xattr(&self, id: NodeId, name: &OsStr) -> Result<()> {
         let name = checked(name)?;
-        self.change_at_path(id, |path| rustix::fs::removexattr(path, name))
+        self.change_at_path(id, |path| platform::fs::removexattr(path, name))
     }
 
     /// Gives a file the attributes of another, as far as the store's filesystem has them.
@@ -101,7 +107,7 @@ impl Cache {
         let Ok(names) = self.list_xattrs(from.id) else { return };
         for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
             if let Ok(value) = self.xattr(from.id, OsStr::from_bytes(name)) {
-                let _ = rustix::fs::fsetxattr(&to, name, &value, XattrFlags::empty());
+                let _ = platform::fs::fsetxattr(&to, name, &value, XattrFlags::empty());
             }
         }
     }

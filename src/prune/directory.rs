@@ -2,10 +2,11 @@
 //! and without leaving an access time behind, which would pass for a use.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxFlags};
-use rustix::io::Errno;
+use crate::platform;
+use crate::platform::fd::{AsFd, OwnedFd};
+use crate::platform::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxFlags};
+use crate::platform::io::Errno;
 
 /// How a name is opened.
 const ALWAYS: OFlags = OFlags::RDONLY
@@ -16,8 +17,8 @@ const ALWAYS: OFlags = OFlags::RDONLY
 
 fn open(at: impl AsFd, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     // Only the owner and root may leave no trace.
-    match rustix::fs::openat(&at, name, flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => rustix::fs::openat(&at, name, flags, Mode::empty()),
+    match platform::fs::openat(&at, name, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => platform::fs::openat(&at, name, flags, Mode::empty()),
         other => other,
     }
 }
@@ -30,12 +31,12 @@ pub(crate) fn open_directory(at: impl AsFd, name: &[u8]) -> Result<OwnedFd, Errn
 /// `statx(2)` of a name, which is not followed.
 pub(super) fn status(at: impl AsFd, name: &[u8]) -> Result<Statx, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    rustix::fs::statx(at, name, flags, StatxFlags::BASIC_STATS)
+    platform::fs::statx(at, name, flags, StatxFlags::BASIC_STATS)
 }
 
 /// `statx(2)` of what is open.
 pub(super) fn status_of(open: impl AsFd) -> Result<Statx, Errno> {
-    rustix::fs::statx(open, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+    platform::fs::statx(open, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
 }
 
 pub(super) fn kind(status: &Statx) -> FileType {
@@ -80,5 +81,5 @@ pub(super) fn head(at: impl AsFd, name: &[u8], most: usize) -> io::Result<Vec<u8
 
 /// What a symbolic link says.
 pub(super) fn target(at: impl AsFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
-    rustix::fs::readlinkat(at, name, Vec::new()).map(std::ffi::CString::into_bytes)
+    platform::fs::readlinkat(at, name, Vec::new()).map(std::ffi::CString::into_bytes)
 }

@@ -9,12 +9,12 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FileType, Statx};
 use smallvec::SmallVec;
 
 use super::directory::kind;
 use super::layout::{Found, Rules, Seen};
 use super::unit::{Amount, Unit};
+use crate::platform::fs::{FileType, Statx};
 
 /// What one part has to do with another that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
 use smallvec::SmallVec;
 
 use super::layout::{Layout, components};
+use crate::platform::ffi::OsStrExt;
 
 /// Bytes on disk (blocks, not lengths) and files (inodes: directories and links count as well).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

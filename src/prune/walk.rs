@@ -6,16 +6,16 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Statx};
-use rustix::io::Errno;
 use smallvec::SmallVec;
 
 use super::directory::{head, kind, list, open_directory, status, status_of, target};
 use super::gather::{Gathering, Part};
 use super::layout::{Found, Place, Seen, components};
 use super::unit::{Amount, Shared, Units, path};
+use crate::platform::fd::{BorrowedFd, OwnedFd};
+use crate::platform::fs::{FileType, Statx};
+use crate::platform::io::Errno;
 use crate::store::PRIVATE;
 
 /// A directory that lies deeper is not counted: each level takes a descriptor and some stack.

@@ -2,23 +2,30 @@
 //! (SEMANTICS, "reader").
 //!
 //! * [`Readers`]: which job a caller belongs to, and which jobs run.
-//! * [`System`]: what must be known of processes for that; [`Linux`] knows it.
+//! * [`System`]: what must be known of processes for that; `Linux` or `Windows` knows it.
 //! * [`about`]: what people call a process.
 
+#[cfg(unix)]
 pub mod about;
+#[cfg(unix)]
 mod fate;
 mod job;
+#[cfg(unix)]
 mod linux;
 #[doc(hidden)]
 pub mod made_up;
+#[cfg(unix)]
 mod proc;
 mod registry;
 mod removals;
 mod strangers;
 mod system;
+#[cfg(unix)]
 mod watcher;
+#[cfg(windows)]
+mod windows;
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod real_tests;
 #[cfg(test)]
 mod tests;
@@ -29,10 +36,14 @@ use std::time::Duration;
 use cachefs_mount::Caller;
 
 pub use self::job::Job;
+#[cfg(unix)]
 pub use self::linux::Linux;
+#[cfg(unix)]
 pub(crate) use self::proc::has_open;
 use self::registry::Registry;
 pub use self::system::{Ends, Fate, Process, System, Watch, Witness};
+#[cfg(windows)]
+pub use self::windows::Windows;
 use crate::cache::view::Moment;
 
 /// The number that an administrator has among jobs.

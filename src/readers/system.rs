@@ -3,7 +3,7 @@
 use std::sync::Weak;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use crate::platform::time::{ClockId, clock_gettime};
 
 /// A process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

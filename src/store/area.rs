@@ -3,13 +3,13 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
-
-use super::DIRECTORY;
+use super::{DIRECTORY, system};
+use crate::platform;
+use crate::platform::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::platform::fs::{Graves, Mode, OFlags};
+use crate::platform::io::Errno;
 
 /// The folders in it; all but the first two are used by a store that can't have its own.
 const FOLDERS: [&str; 4] = ["spilled", "users", "staged", "retired"];
@@ -22,28 +22,31 @@ const MOST: usize = 64;
 pub struct Area {
     path: PathBuf,
     folder: OwnedFd,
+    /// For what is removed while it is open.
+    graves: Option<Graves>,
 }
 
 impl Area {
     /// Makes an area for the store at `store` in the directory `parent`, and removes those there that
     /// daemons which have died had for it.
     pub(super) fn make(parent: &Path, store: &Path) -> io::Result<Area> {
-        let user = rustix::process::geteuid().as_raw();
+        let user = platform::process::geteuid().as_raw();
         let stem = format!("cachefs-spill-{user}-{:016x}", digest(store));
         let mut own = None;
         for number in 0..MOST {
             let path = parent.join(format!("{stem}-{number}"));
-            let Some(folder) = claim(&path, own.is_none())? else { continue };
+            let Some(folder) = system::claim(&path, own.is_none())? else { continue };
             // Ours, and nobody else's: whatever is in it was left by one who died.
             empty(&path)?;
             if own.is_some() {
-                std::fs::remove_dir(&path)?;
+                system::remove_claimed(&path, &folder)?;
                 continue;
             }
             for name in FOLDERS {
-                rustix::fs::mkdirat(&folder, name, Mode::RWXU)?;
+                platform::fs::mkdirat(&folder, name, Mode::RWXU)?;
             }
-            own = Some(Area { path, folder });
+            let graves = Some(Graves::open(&folder)?);
+            own = Some(Area { path, folder, graves });
         }
         own.ok_or_else(|| io::Error::from(Errno::EXIST))
     }
@@ -51,16 +54,15 @@ impl Area {
     /// As [`Area::make`], in the best of the directories for temporary files: not on the filesystem of
     /// the store, which may be full, and with the most room.
     pub(super) fn make_somewhere(root: BorrowedFd<'_>, store: &Path) -> io::Result<Area> {
-        let of_store = rustix::fs::fstat(root)?.st_dev;
-        let mut candidates: Vec<(bool, u64, PathBuf)> =
-            [std::env::temp_dir(), "/var/tmp".into(), "/dev/shm".into()]
-                .into_iter()
-                .filter_map(|path| {
-                    let elsewhere = rustix::fs::stat(&path).ok()?.st_dev != of_store;
-                    let space = rustix::fs::statvfs(&path).ok()?;
-                    Some((elsewhere, space.f_bavail * space.f_frsize, path))
-                })
-                .collect();
+        let of_store = platform::fs::fstat(root)?.st_dev;
+        let mut candidates: Vec<(bool, u64, PathBuf)> = system::temporary_directories()
+            .into_iter()
+            .filter_map(|path| {
+                let elsewhere = platform::fs::stat(&path).ok()?.st_dev != of_store;
+                let space = platform::fs::statvfs(&path).ok()?;
+                Some((elsewhere, space.f_bavail * space.f_frsize, path))
+            })
+            .collect();
         candidates.sort_by_key(|(elsewhere, free, _)| std::cmp::Reverse((*elsewhere, *free)));
         let mut failed = io::Error::from(Errno::NOENT);
         for (.., path) in candidates {
@@ -85,12 +87,13 @@ impl Area {
     /// One of its folders: `spilled`, `users`, `staged` or `retired`.
     pub fn folder(&self, name: &str) -> io::Result<OwnedFd> {
         let flags = DIRECTORY | OFlags::NOFOLLOW;
-        Ok(rustix::fs::openat(&self.folder, name, flags, Mode::empty())?)
+        Ok(platform::fs::openat(&self.folder, name, flags, Mode::empty())?)
     }
 
     /// Removes all of it.
     pub(super) fn remove(&self) {
-        let removed = empty(&self.path).and_then(|()| std::fs::remove_dir(&self.path));
+        let removed =
+            empty(&self.path).and_then(|()| system::remove_claimed(&self.path, &self.folder));
         // A daemon that is contained can only empty it.
         let harmless = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
         if let Err(error) = removed
@@ -104,6 +107,7 @@ impl Area {
 
 impl Drop for Area {
     fn drop(&mut self) {
+        self.graves = None;
         self.remove();
     }
 }
@@ -114,35 +118,6 @@ pub(super) fn digest(store: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     store.hash(&mut hasher);
     hasher.finish()
-}
-
-/// Opens the directory `path`, which is ours alone and locked until it is closed; none if it is
-/// somebody else's, in use, or missing and not to be made.
-fn claim(path: &Path, make: bool) -> io::Result<Option<OwnedFd>> {
-    let mut new = false;
-    if make {
-        match rustix::fs::mkdirat(CWD, path, Mode::RWXU) {
-            Ok(()) => new = true,
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let Ok(folder) = rustix::fs::openat(CWD, path, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
-    else {
-        return Ok(None);
-    };
-    let found = rustix::fs::fstat(&folder)?;
-    // Directories for temporary files are open to all: somebody may have been there before us.
-    let ours = found.st_uid == rustix::process::geteuid().as_raw() && found.st_mode & 0o077 == 0;
-    let lock = FlockOperation::NonBlockingLockExclusive;
-    let held = ours
-        && match rustix::fs::flock(folder.as_fd(), lock) {
-            Ok(()) => true,
-            Err(Errno::WOULDBLOCK) => false,
-            // Without locks, only one that was not there before is known to be nobody's.
-            Err(_) => new,
-        };
-    Ok(held.then_some(folder))
 }
 
 fn empty(path: &Path) -> io::Result<()> {
@@ -190,24 +165,17 @@ mod tests {
         fs::write(second.path().join("spilled/file"), "x").unwrap();
         let path = first.path().to_owned();
         for area in [first, second] {
-            // As a process that is killed: unlocked, and not removed.
+            // As a process that is killed: closed, and not removed.
             let area = std::mem::ManuallyDrop::new(area);
-            rustix::fs::flock(&area.folder, FlockOperation::Unlock).unwrap();
+            // SAFETY: each is dropped once, and nothing is used of it again.
+            unsafe {
+                std::ptr::drop_in_place((&raw const area.folder).cast_mut());
+                std::ptr::drop_in_place((&raw const area.graves).cast_mut());
+            }
         }
         let area = Area::make(parent.path(), store).unwrap();
         assert_eq!(area.path(), path);
         assert_eq!(areas(parent.path()), 1);
         assert_eq!(fs::read_dir(area.path().join("spilled")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn what_is_open_to_others_is_not_used() {
-        use std::os::unix::fs::PermissionsExt;
-        let parent = tempfile::tempdir().unwrap();
-        let store = Path::new("/a/store");
-        let first = Area::make(parent.path(), store).unwrap().path().to_owned();
-        fs::create_dir(&first).unwrap();
-        fs::set_permissions(&first, fs::Permissions::from_mode(0o777)).unwrap();
-        assert_ne!(Area::make(parent.path(), store).unwrap().path(), first);
     }
 }

@@ -1,24 +1,19 @@
 //! Where the lock and the control socket of a store are that can't have a folder of its own.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
-
-use super::DIRECTORY;
 use super::area::digest;
+use super::{DIRECTORY, system};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{CWD, Mode, OFlags};
+use crate::platform::io::Errno;
 
 /// The folders that may be it, the best first.
 fn candidates(store: &Path) -> Vec<PathBuf> {
     let name = format!("{:016x}", digest(store));
-    let user = rustix::process::geteuid().as_raw();
-    let mut parents = vec![PathBuf::from("/run/cachefs-read-only")];
-    parents.extend(
-        std::env::var_os("XDG_RUNTIME_DIR").map(|path| Path::new(&path).join("cachefs-read-only")),
-    );
-    parents.push(std::env::temp_dir().join(format!("cachefs-read-only-{user}")));
+    let parents = system::folders_for_locks();
     parents.into_iter().map(|parent| parent.join(&name)).collect()
 }
 
@@ -48,7 +43,7 @@ pub(super) fn remove(path: &Path) {
 }
 
 fn make_one(path: &Path, mode: u32) -> io::Result<()> {
-    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
+    match platform::fs::mkdirat(CWD, path, Mode::from_raw_mode(mode)) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -56,11 +51,6 @@ fn make_one(path: &Path, mode: u32) -> io::Result<()> {
 
 /// Only what belongs to this user or to root: others must not answer for a daemon.
 fn open(path: &Path) -> io::Result<OwnedFd> {
-    let user = rustix::process::geteuid().as_raw();
-    let folder = rustix::fs::openat(CWD, path, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
-    match rustix::fs::fstat(&folder)?.st_uid {
-        0 => Ok(folder),
-        owner if owner == user => Ok(folder),
-        _ => Err(Errno::PERM.into()),
-    }
+    let folder = platform::fs::openat(CWD, path, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
+    if system::answers_for_us(&folder)? { Ok(folder) } else { Err(Errno::PERM.into()) }
 }

@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fs4::{FileExt, TryLockError};
-use rustix::fs::{Mode, OFlags};
-
 use super::StoreError;
+use super::system::{self, TryLockError};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{Mode, OFlags};
+use crate::platform::io::Errno;
 
 const NAME: &str = "lock";
 
@@ -27,7 +28,7 @@ impl Lock {
     pub(super) fn take(path: &Path, private: &OwnedFd) -> Result<Lock, StoreError> {
         let failed = |e: io::Error| StoreError::new(path, "lock .cachefs/lock", e);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(private, NAME, flags, Mode::RUSR | Mode::WUSR)
+        let file = platform::fs::openat(private, NAME, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|e| failed(e.into()))?;
         let mut file = File::from(file);
         let in_use = |pid| StoreError::InUse { path: path.to_owned(), pid };
@@ -35,7 +36,7 @@ impl Lock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(in_use(read_pid(private))),
             Err(TryLockError::Error(e)) if refuses_locks(&e) => {
-                if let Some(pid) = read_pid(private).filter(|&pid| is_daemon(pid)) {
+                if let Some(pid) = read_pid(private).filter(|&pid| system::is_daemon(pid)) {
                     return Err(in_use(Some(pid)));
                 }
                 tracing::warn!(
@@ -71,13 +72,13 @@ fn write_pid(file: &mut File) -> io::Result<()> {
 }
 
 fn refuses_locks(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS))
+    matches!(Errno::from_io_error(error), Some(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS))
 }
 
 /// The pid in the lock file.
 pub(super) fn read_pid(private: &OwnedFd) -> Option<u32> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = rustix::fs::openat(private, NAME, flags, Mode::empty()).ok()?;
+    let file = platform::fs::openat(private, NAME, flags, Mode::empty()).ok()?;
     let mut text = String::new();
     File::from(file).take(32).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
@@ -88,17 +89,11 @@ pub(super) fn read_pid(private: &OwnedFd) -> Option<u32> {
 fn patient_lock(file: &File, private: &OwnedFd) -> Result<(), TryLockError> {
     let until = Instant::now() + PATIENCE;
     loop {
-        let locked = FileExt::try_lock(file);
+        let locked = system::try_lock(file);
         let wait = matches!(locked, Err(TryLockError::WouldBlock)) && read_pid(private).is_none();
         if !wait || Instant::now() >= until {
             return locked;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// Whether a process with this pid runs our program; pids are used again by others.
-fn is_daemon(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/comm"))
-        .is_ok_and(|comm| comm.trim_end() == "cachefs")
 }

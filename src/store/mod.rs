@@ -20,17 +20,28 @@ mod elsewhere;
 mod lock;
 mod stages;
 mod sweep;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
-use rustix::io::Errno;
 
 pub use area::Area;
 pub use elsewhere::find as find_elsewhere;
 use lock::Lock;
+#[cfg(unix)]
+use unix as system;
+#[cfg(unix)]
+pub use unix::is_closed;
+#[cfg(windows)]
+use windows as system;
+
+use crate::platform;
+use crate::platform::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::platform::fs::{AtFlags, CWD, Graves, Mode, OFlags};
+use crate::platform::io::Errno;
 
 /// The store's own folder, which no mount shows.
 pub const PRIVATE: &str = ".cachefs";
@@ -104,9 +115,9 @@ impl std::fmt::Display for Holder {
 impl StoreError {
     fn new(path: &Path, what: &'static str, error: impl Into<io::Error>) -> StoreError {
         let (path, source) = (path.to_owned(), error.into());
-        match source.raw_os_error() {
-            Some(libc::EACCES | libc::EPERM) => StoreError::NotPermitted { path, what },
-            Some(libc::EROFS) => StoreError::ReadOnly(path),
+        match Errno::from_io_error(&source) {
+            Some(Errno::ACCESS | Errno::PERM) => StoreError::NotPermitted { path, what },
+            Some(Errno::ROFS) => StoreError::ReadOnly(path),
             _ => StoreError::Io { path, what, source },
         }
     }
@@ -116,8 +127,8 @@ impl StoreError {
         match self {
             StoreError::ReadOnly(_) => Some("it is on a read-only filesystem".into()),
             StoreError::NotPermitted { what, .. } => Some(format!("not permitted to {what} there")),
-            StoreError::Io { what, source, .. } => match source.raw_os_error() {
-                Some(libc::ENOSPC | libc::EDQUOT) => Some(format!("can't {what} there: {source}")),
+            StoreError::Io { what, source, .. } => match Errno::from_io_error(source) {
+                Some(Errno::NOSPC | Errno::DQUOT) => Some(format!("can't {what} there: {source}")),
                 _ => None,
             },
             _ => None,
@@ -165,6 +176,8 @@ pub struct Store {
     private: OwnedFd,
     created: Created,
     area: Option<Area>,
+    /// For what is removed while it is open.
+    _graves: Option<Graves>,
     /// Whether what the store can't take goes to the area.
     absorbs: bool,
     read_only: Option<ReadOnly>,
@@ -260,6 +273,7 @@ impl Store {
             private,
             created: Created::default(),
             area: Some(area),
+            _graves: None,
             absorbs: wishes.spilling != Spilling::Off,
             read_only: Some(ReadOnly { reason, elsewhere }),
             lock,
@@ -272,14 +286,15 @@ impl Store {
             // Before anything is touched: a newer layout must stay as it is.
             read_format(path, &private)?;
         }
-        created.private = match rustix::fs::mkdirat(&root, PRIVATE, Mode::RWXU) {
+        created.private = match platform::fs::mkdirat(&root, PRIVATE, Mode::RWXU) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(e) => return Err(StoreError::new(path, "create files", e)),
         };
         let private = open_private(path, &root)?
             .ok_or_else(|| StoreError::new(path, "open .cachefs", Errno::NOENT))?;
-        close_to_others(path, &private)?;
+        system::close_to_others(&private)
+            .map_err(|e| StoreError::new(path, "protect .cachefs", e))?;
         let lock = Lock::take(path, &private)?;
         // Again, now that nobody else can write it.
         if read_format(path, &private)?.is_none() {
@@ -287,12 +302,15 @@ impl Store {
                 .map_err(|e| StoreError::new(path, "write .cachefs/format", e))?;
         }
         sweep::prepare(&private).map_err(|e| StoreError::new(path, "empty .cachefs", e))?;
+        let graves = Graves::open(&private)
+            .map_err(|e| StoreError::new(path, "make a folder for what is removed", e))?;
         Ok(Store {
             path: path.to_owned(),
             root,
             private,
             created: *created,
             area: None,
+            _graves: Some(graves),
             absorbs: false,
             read_only: None,
             lock,
@@ -357,8 +375,7 @@ impl Store {
 
     /// Whether it lies on overlayfs, a filesystem that is stacked on others.
     pub fn is_stacked(&self) -> bool {
-        // `OVERLAYFS_SUPER_MAGIC`, statfs(2).
-        rustix::fs::fstatfs(&self.root).is_ok_and(|fs| fs.f_type == 0x794c_7630)
+        system::is_stacked(&self.root)
     }
 
     /// The store's own folder [`PRIVATE`].
@@ -372,7 +389,7 @@ impl Store {
             return area.folder(name);
         }
         let flags = DIRECTORY | OFlags::NOFOLLOW;
-        Ok(rustix::fs::openat(&self.private, name, flags, Mode::empty())?)
+        Ok(platform::fs::openat(&self.private, name, flags, Mode::empty())?)
     }
 
     /// Folders in which files are written that have no name yet: as many as there are to be, or fewer if
@@ -415,7 +432,7 @@ impl Created {
 }
 
 fn open_root(path: &Path) -> Result<OwnedFd, StoreError> {
-    rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|e| match e {
+    platform::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|e| match e {
         Errno::NOTDIR => StoreError::NotADirectory(path.to_owned()),
         e => StoreError::new(path, "read", e),
     })
@@ -431,7 +448,7 @@ fn find_or_create(path: &Path) -> Result<(PathBuf, bool), StoreError> {
         }
         Err(e) => return Err(StoreError::new(path, "look", e)),
     }
-    match rustix::fs::mkdirat(CWD, path, Mode::RWXU) {
+    match platform::fs::mkdirat(CWD, path, Mode::RWXU) {
         Ok(()) => {}
         Err(Errno::NOENT) => return Err(StoreError::MissingParent { path: path.to_owned() }),
         Err(e) => return Err(StoreError::new(path, "create the directory", e)),
@@ -442,7 +459,7 @@ fn find_or_create(path: &Path) -> Result<(PathBuf, bool), StoreError> {
 
 /// Opens [`PRIVATE`], unless it is missing. A symbolic link there would lead the daemon elsewhere.
 fn open_private(path: &Path, root: &OwnedFd) -> Result<Option<OwnedFd>, StoreError> {
-    match rustix::fs::openat(root, PRIVATE, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+    match platform::fs::openat(root, PRIVATE, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
         Ok(private) => Ok(Some(private)),
         Err(Errno::NOENT) => Ok(None),
         Err(Errno::NOTDIR | Errno::LOOP) => {
@@ -452,30 +469,16 @@ fn open_private(path: &Path, root: &OwnedFd) -> Result<Option<OwnedFd>, StoreErr
     }
 }
 
-/// Makes [`PRIVATE`] ours alone: an adopted directory may have been open to many.
-fn close_to_others(path: &Path, private: &OwnedFd) -> Result<(), StoreError> {
-    let failed = |e: Errno| StoreError::new(path, "protect .cachefs", e);
-    let stat = rustix::fs::fstat(private).map_err(failed)?;
-    let me = rustix::process::geteuid();
-    if stat.st_uid != me.as_raw() {
-        rustix::fs::fchown(private, Some(me), None).map_err(failed)?;
-    }
-    if stat.st_mode & 0o7777 != 0o700 {
-        rustix::fs::fchmod(private, Mode::RWXU).map_err(failed)?;
-    }
-    Ok(())
-}
-
 /// The format that is written there, if any; an error when this program can't read it.
 fn read_format(path: &Path, private: &OwnedFd) -> Result<Option<u32>, StoreError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = match rustix::fs::openat(private, "format", flags, Mode::empty()) {
+    let file = match platform::fs::openat(private, "format", flags, Mode::empty()) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(None),
         Err(e) => return Err(StoreError::new(path, "read .cachefs/format", e)),
     };
     let mut text = [0; 32];
-    let length = rustix::io::read(&file, &mut text)
+    let length = platform::io::read(&file, &mut text)
         .map_err(|e| StoreError::new(path, "read .cachefs/format", e))?;
     let found = std::str::from_utf8(&text[..length]).ok().and_then(|t| t.trim().parse().ok());
     match found {
@@ -489,22 +492,11 @@ fn read_format(path: &Path, private: &OwnedFd) -> Result<Option<u32>, StoreError
 fn write_format(private: &OwnedFd) -> io::Result<()> {
     let flags =
         OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::openat(private, "format.new", flags, Mode::RUSR | Mode::WUSR)?;
-    rustix::io::write(&file, format!("{FORMAT}\n").as_bytes())?;
-    rustix::fs::fsync(&file)?;
-    rustix::fs::renameat(private, "format.new", private, "format")?;
-    Ok(rustix::fs::fsync(private)?)
-}
-
-/// Whether no other user gets into the directory `path` by its name: it, or one above it, is closed to
-/// group and others. Where it can't be looked at, it is closed to us too.
-pub fn is_closed(path: &Path) -> bool {
-    let enter = Mode::XGRP | Mode::XOTH;
-    let is_open = |path: &Path| {
-        let found = rustix::fs::stat(path);
-        found.is_ok_and(|stat| Mode::from_raw_mode(stat.st_mode).intersects(enter))
-    };
-    !path.ancestors().all(is_open)
+    let file = platform::fs::openat(private, "format.new", flags, Mode::RUSR | Mode::WUSR)?;
+    platform::io::write(&file, format!("{FORMAT}\n").as_bytes())?;
+    platform::fs::fsync(&file)?;
+    platform::fs::renameat(private, "format.new", private, "format")?;
+    Ok(platform::fs::fsync(private)?)
 }
 
 /// The pid of the daemon that owns the store at `path`, as its lock file tells.
@@ -512,8 +504,8 @@ pub fn holder(path: &Path) -> Option<u32> {
     if let Some(pid) = find_elsewhere(path).and_then(|folder| lock::read_pid(&folder)) {
         return Some(pid);
     }
-    let private = rustix::fs::openat(CWD, path.join(PRIVATE), DIRECTORY, Mode::empty()).ok()?;
-    rustix::fs::statat(&private, "lock", AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    let private = platform::fs::openat(CWD, path.join(PRIVATE), DIRECTORY, Mode::empty()).ok()?;
+    platform::fs::statat(&private, "lock", AtFlags::SYMLINK_NOFOLLOW).ok()?;
     lock::read_pid(&private)
 }
 
@@ -546,31 +538,6 @@ mod tests {
         let store = Store::open(&path).unwrap();
         store.abandon();
         assert_eq!(sorted(&path), ["wheel"]);
-    }
-
-    #[test]
-    fn closed_by_itself_or_by_what_it_lies_in() {
-        use std::os::unix::fs::PermissionsExt;
-        let home = tempfile::tempdir_in("/tmp").unwrap();
-        let (outer, inner) = (home.path().join("a"), home.path().join("a/b"));
-        fs::create_dir_all(&inner).unwrap();
-        let set = |path: &Path, mode| {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-        };
-        for (home_mode, outer_mode, inner_mode, closed) in [
-            (0o755, 0o755, 0o755, false),
-            (0o755, 0o710, 0o701, false),
-            (0o755, 0o755, 0o700, true),
-            (0o755, 0o700, 0o777, true),
-            (0o700, 0o755, 0o755, true),
-        ] {
-            for (path, mode) in
-                [(home.path(), home_mode), (&outer, outer_mode), (&inner, inner_mode)]
-            {
-                set(path, mode);
-            }
-            assert_eq!(is_closed(&inner), closed, "{home_mode:o} {outer_mode:o} {inner_mode:o}");
-        }
     }
 
     #[test]
@@ -616,14 +583,5 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         panic!("not swept");
-    }
-
-    #[test]
-    fn a_link_in_the_place_of_the_private_folder_is_refused() {
-        let home = tempfile::tempdir().unwrap();
-        let elsewhere = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(elsewhere.path(), home.path().join(PRIVATE)).unwrap();
-        assert!(matches!(Store::open(home.path()), Err(StoreError::Foreign { .. })));
-        assert!(sorted(elsewhere.path()).is_empty());
     }
 }

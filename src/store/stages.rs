@@ -6,29 +6,26 @@
 //! thousands after some thousands were removed would wait for that each time.
 
 use std::io;
-use std::os::fd::OwnedFd;
 
-use rustix::fs::{IFlags, Mode, OFlags};
-use rustix::io::Errno;
-
-use super::DIRECTORY;
+use super::{DIRECTORY, system};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{Mode, OFlags};
+use crate::platform::io::Errno;
 
 /// Opens as many of them as there are to be, in `staged`; fewer, but at least one, if there is no room.
 pub(super) fn open(staged: OwnedFd, count: usize) -> io::Result<Vec<OwnedFd>> {
-    // The folders in it are to lie far from each other. Filesystems that can't do that don't need it.
-    if let Ok(flags) = rustix::fs::ioctl_getflags(&staged) {
-        let _ = rustix::fs::ioctl_setflags(&staged, flags | IFlags::TOPDIR);
-    }
+    system::spread(&staged);
     let mut stages = Vec::with_capacity(count);
     for number in 0..count {
         let name = format!("stage{number}");
-        match rustix::fs::mkdirat(&staged, &*name, Mode::RWXU) {
+        match platform::fs::mkdirat(&staged, &*name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             // A store that is full is served, too.
             Err(_) => break,
         }
         let flags = DIRECTORY | OFlags::NOFOLLOW;
-        stages.push(rustix::fs::openat(&staged, &*name, flags, Mode::empty())?);
+        stages.push(platform::fs::openat(&staged, &*name, flags, Mode::empty())?);
     }
     if stages.is_empty() {
         stages.push(staged);

@@ -1,11 +1,12 @@
 //! Removes what a crash has left in the store's own folder, without making the mount wait for it.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, Mode, RenameFlags};
-use rustix::io::Errno;
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{AtFlags, FileType, Mode, RenameFlags};
+use crate::platform::io::Errno;
 
 /// The folders for versions that are not live.
 const FOLDERS: [&str; 3] = ["staged", "retired", "spilled"];
@@ -39,7 +40,7 @@ pub(super) fn sweep(private: &OwnedFd) -> io::Result<()> {
 }
 
 fn make(private: &OwnedFd, folder: &str) -> io::Result<()> {
-    match rustix::fs::mkdirat(private, folder, Mode::RWXU) {
+    match platform::fs::mkdirat(private, folder, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(e) => Err(e.into()),
     }
@@ -47,15 +48,17 @@ fn make(private: &OwnedFd, folder: &str) -> io::Result<()> {
 
 /// A path that leads through the open directory, wherever that lies and whatever it is called.
 fn path(private: &OwnedFd, folder: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/{folder}", private.as_raw_fd()))
+    platform::fs::self_path(private).join(folder)
 }
 
 /// True also for a folder that is missing; false for anything that is not a folder.
 fn is_empty(private: &OwnedFd, folder: &str) -> io::Result<bool> {
-    match rustix::fs::statat(private, folder, AtFlags::SYMLINK_NOFOLLOW) {
+    match platform::fs::statat(private, folder, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(true),
         Err(e) => return Err(e.into()),
-        Ok(stat) if stat.st_mode & libc::S_IFMT != libc::S_IFDIR => return Ok(false),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
+            return Ok(false);
+        }
         Ok(_) => {}
     }
     Ok(std::fs::read_dir(path(private, folder))?.next().is_none())
@@ -64,7 +67,7 @@ fn is_empty(private: &OwnedFd, folder: &str) -> io::Result<bool> {
 fn move_away(private: &OwnedFd, folder: &str) -> io::Result<()> {
     for number in 0u32.. {
         let to = format!("{SWEPT}/{folder}.{number}");
-        match rustix::fs::renameat_with(private, folder, private, &to, RenameFlags::NOREPLACE) {
+        match platform::fs::renameat_with(private, folder, private, &to, RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => {}
             other => return Ok(other?),
         }

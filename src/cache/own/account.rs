@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use cachefs_mount::{Errno, Kind, NodeId, Result};
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
 
 use super::super::Cache;
 use super::super::handles::Open;
@@ -19,6 +18,8 @@ use super::super::quota::Usage;
 use super::super::resolve::{key, kind, open_at, status};
 use super::super::retire::{Amount, amount};
 use super::super::tree::{Counted, Node, user_of};
+use crate::platform;
+use crate::platform::fs::OFlags;
 use crate::prune::size::Size;
 
 /// The part of the spill area's filesystem that a user may fill by himself, unless it was said otherwise.
@@ -100,7 +101,7 @@ impl Cache {
     fn limit_of(&self, user: u32) -> Amount {
         let quotas = &self.own.quotas;
         let said = quotas.users.get(&user).copied().or(quotas.usual);
-        let space = self.own.folder().and_then(|folder| rustix::fs::fstatvfs(&*folder).ok());
+        let space = self.own.folder().and_then(|folder| platform::fs::fstatvfs(&*folder).ok());
         let whole = space.map_or(u64::MAX, |space| space.f_blocks * space.f_frsize);
         let files = said.and_then(|limit| limit.files).unwrap_or(USUAL_FILES);
         Amount { bytes: said.map_or(USUAL_PART, |limit| limit.bytes).of(whole), files }
@@ -227,7 +228,7 @@ impl Cache {
                 })?;
             }
         }
-        let mut nameless = |file: rustix::fs::Statx| {
+        let mut nameless = |file: platform::fs::Statx| {
             if file.stx_nlink == 0 && met.insert(key(&file)) {
                 all.add(amount(&file));
             }

@@ -1,13 +1,10 @@
 //! Files that a user opens and creates, and copies of what is everyone's.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cachefs_mount::{Caller, Entry, Errno, Kind, Name, NodeId, OpenFlags, Opened, Result};
-use rustix::fs::{Mode, OFlags, Statx};
 
 use super::super::Cache;
 use super::super::additions::How;
@@ -21,6 +18,9 @@ use super::super::resolve::{errno, key, status};
 use super::super::tree::{Node, Place, USERS, known_name, name_for_user};
 use super::super::view::is_lock_name;
 use super::names::{At, Whose};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{FileExt, Mode, OFlags, Statx};
 use crate::readers::Job;
 
 /// How a database begins that is read and written under locks (<https://sqlite.org/fileformat.html>).
@@ -94,7 +94,7 @@ impl Cache {
         let account = self.account(user);
         if account.waiting.fetch_add(1, Ordering::Relaxed) >= MOST_WAITING {
             account.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(Errno::new(libc::EAGAIN));
+            return Err(errno(platform::io::Errno::AGAIN));
         }
         let copied = {
             let _one = account.copying.lock();
@@ -128,7 +128,7 @@ impl Cache {
             self.charge(user, 0, 1)?;
             let area = self.own.folder().ok_or(Errno::EROFS)?;
             let number = name_for_user(user, self.next_number());
-            rustix::fs::symlinkat(&*self.read_link(node.id)?, &*area, &*number).map_err(errno)?;
+            platform::fs::symlinkat(&*self.read_link(node.id)?, &*area, &*number).map_err(errno)?;
             let copy = status(&*area, number.as_bytes())?;
             let name = known_name(number.as_bytes());
             return Ok(self.tree.know(key(&copy), Kind::Symlink, USERS, name));
@@ -252,7 +252,7 @@ impl Cache {
     fn open_own(&self, node: &Arc<Node>, flags: OpenFlags) -> Result<File> {
         let file = File::from(self.open_node(node, store_flags(flags | OpenFlags::WRITE))?);
         if flags.contains(OpenFlags::TRUNCATE) {
-            rustix::fs::ftruncate(&file, 0).map_err(errno)?;
+            platform::fs::ftruncate(&file, 0).map_err(errno)?;
         }
         Ok(file)
     }

@@ -23,19 +23,20 @@ mod renaming;
 pub(super) use names::is_hidden_from;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cachefs_mount::{Errno, Result};
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, Mode, OFlags};
 
 use self::account::Account;
 use super::quota::Quotas;
 use super::resolve::{errno, key, status};
 use super::tree::{FileKey, Node, USERS, name_for_user};
 use super::{Access, Cache, CacheOptions};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{AtFlags, Mode, OFlags};
 use crate::store::Store;
 
 /// What users have to themselves.
@@ -87,7 +88,7 @@ impl Cache {
         self.charge(user, 0, 1)?;
         let name = name_for_user(user, self.next_number());
         let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(&*folder, &*name, flags, mode).map_err(errno)?;
+        let file = platform::fs::openat(&*folder, &*name, flags, mode).map_err(errno)?;
         Ok((name, file))
     }
 
@@ -95,7 +96,7 @@ impl Cache {
     pub(super) fn nameless_own(&self, user: u32, mode: Mode) -> Result<std::fs::File> {
         let (name, file) = self.own_file(user, OFlags::RDWR, mode)?;
         let folder = self.users_folder()?;
-        rustix::fs::unlinkat(&*folder, &*name, AtFlags::empty()).map_err(errno)?;
+        platform::fs::unlinkat(&*folder, &*name, AtFlags::empty()).map_err(errno)?;
         Ok(file.into())
     }
 

@@ -1,21 +1,22 @@
 //! Names that one user sees.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use cachefs_mount::{Caller, Entry, Errno, Kind, Name, NodeId, Result};
-use rustix::fs::{AtFlags, FileType, OFlags};
 
 use super::super::Cache;
 use super::super::additions::How;
 use super::super::lookup::{NOBODY, Seen};
 use super::super::namespace::mode;
-use super::super::resolve::{errno, key, kind, self_path, status};
+use super::super::resolve::{errno, key, kind, status};
 use super::super::spill::aside_of;
 use super::super::tree::{KeptList, Node, USERS, known_name, name_for_user};
 use super::super::view::{Reader, Stage};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::ffi::OsStrExt;
+use crate::platform::fs::{FileType, OFlags};
 
 /// Whether what is everyone's is gone for a user, by his versions.
 pub(in crate::cache) fn is_hidden_from(kept: &KeptList, user: Option<u32>) -> bool {
@@ -237,7 +238,7 @@ impl Cache {
         permissions: u16,
     ) -> Result<Entry> {
         self.make_beside(caller, user, at, |area, number| {
-            rustix::fs::mkdirat(area, number, mode(permissions)).map_err(errno)
+            platform::fs::mkdirat(area, number, mode(permissions)).map_err(errno)
         })
     }
 
@@ -249,7 +250,7 @@ impl Cache {
         target: &OsStr,
     ) -> Result<Entry> {
         self.make_beside(caller, user, at, |area, number| {
-            rustix::fs::symlinkat(target.as_bytes(), area, number).map_err(errno)
+            platform::fs::symlinkat(target.as_bytes(), area, number).map_err(errno)
         })
     }
 
@@ -263,11 +264,11 @@ impl Cache {
     ) -> Result<Entry> {
         self.make_beside(caller, user, at, |area, number| {
             let mode = mode(permissions);
-            let special = |kind| rustix::fs::mknodat(area, number, kind, mode, 0).map_err(errno);
+            let special = |kind| platform::fs::mknodat(area, number, kind, mode, 0).map_err(errno);
             match kind {
                 Kind::File => {
                     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                    rustix::fs::openat(area, number, flags, mode).map(drop).map_err(errno)
+                    platform::fs::openat(area, number, flags, mode).map(drop).map_err(errno)
                 }
                 Kind::Fifo => special(FileType::Fifo),
                 Kind::Socket => special(FileType::Socket),
@@ -297,11 +298,8 @@ impl Cache {
         let node = self.tree.get(id)?;
         let area = self.users_folder()?;
         let number = name_for_user(user, self.next_number());
-        // Open until it has been linked: the path leads to it by its number.
-        let descriptor = self.descriptor(&node)?;
-        let source = self_path(&*descriptor);
-        let follow = AtFlags::SYMLINK_FOLLOW;
-        rustix::fs::linkat(rustix::fs::CWD, source, &*area, &*number, follow).map_err(errno)?;
+        let source = self.descriptor(&node)?;
+        platform::fs::link_open(&*source, &*area, number.as_bytes()).map_err(errno)?;
         self.tree.add_place(&node, USERS, known_name(number.as_bytes()));
         self.tree.hold(id);
         self.put_own(at, &node);

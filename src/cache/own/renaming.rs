@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use cachefs_mount::{Caller, Errno, Kind, Name, NodeId, RenameFlags, Result};
-use rustix::fs::OFlags;
 
 use super::super::Cache;
 use super::super::name_locks::Change;
 use super::super::resolve::{errno, key, open_at, status};
 use super::super::tree::{Node, USERS, known_name, name_for_user};
 use super::names::{At, Met, Whose};
+use crate::platform;
+use crate::platform::fs::OFlags;
 use crate::readers::Job;
 
 /// What is everyone's is copied before it is renamed for one user, up to so many bytes: others may be
@@ -209,7 +210,7 @@ impl Cache {
         let number = name_for_user(user, self.next_number());
         let found = status(directory, name.as_bytes())?;
         let _moving = self.moves.read();
-        rustix::fs::renameat(directory, name.as_bytes(), &*area, &*number).map_err(errno)?;
+        platform::fs::renameat(directory, name.as_bytes(), &*area, &*number).map_err(errno)?;
         if let Some(node) = self.tree.find(key(&found)) {
             self.tree.add_place(&node, USERS, known_name(number.as_bytes()));
             self.tree.remove_place(&node, folder.id, name);
@@ -233,7 +234,7 @@ impl Cache {
             Err(errno) => return Err(errno),
         };
         let _moving = self.moves.read();
-        rustix::fs::renameat(&*area, &*place.name, directory, name.as_bytes()).map_err(errno)?;
+        platform::fs::renameat(&*area, &*place.name, directory, name.as_bytes()).map_err(errno)?;
         self.tree.add_place(node, folder.id, name);
         self.tree.remove_place(node, USERS, known_name(&place.name));
         match victim {

@@ -1,13 +1,13 @@
 //! Which units there are, and how recently they were used.
 
 use std::collections::{BTreeMap, HashSet};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Pruned;
 use super::recency::Uses;
 use crate::cache::Cache;
+use crate::platform::fd::AsFd;
 use crate::prune::layout::{self, Found, Layout};
 use crate::prune::{self, Amount, Plan, Units};
 use crate::readers::Job;

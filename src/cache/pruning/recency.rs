@@ -13,7 +13,6 @@
 //! by their access times.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -22,11 +21,13 @@ use std::time::{Duration, Instant, SystemTime};
 use cachefs_mount::{Name, NodeId};
 use lru::LruCache;
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use smallvec::SmallVec;
 
 use crate::cache::Cache;
 use crate::cache::tree::Node;
+use crate::platform;
+use crate::platform::ffi::{OsStrExt, OsStringExt};
+use crate::platform::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use crate::prune::layout;
 
 /// A job that uses a file again within this time is not noted again.
@@ -190,7 +191,7 @@ fn is_fresh(before: u64, job: u64, seconds: u32) -> bool {
 
 /// Of a clock that is never put back, and never 0.
 pub(in crate::cache) fn seconds() -> u32 {
-    let clock = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    let clock = platform::time::clock_gettime(platform::time::ClockId::MonotonicCoarse);
     (clock.tv_sec as u32).saturating_add(1)
 }
 
@@ -310,7 +311,7 @@ impl Cache {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let since = last.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+        let omit = Timespec { tv_sec: 0, tv_nsec: platform::fs::UTIME_OMIT };
         let times = Timestamps {
             last_access: Timespec {
                 tv_sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
@@ -318,9 +319,10 @@ impl Cache {
             },
             last_modification: omit,
         };
-        let set = rustix::fs::openat2(&*self.root, folder, flags, Mode::empty(), resolve).and_then(
-            |folder| rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW),
-        );
+        let set = platform::fs::openat2(&*self.root, folder, flags, Mode::empty(), resolve)
+            .and_then(|folder| {
+                platform::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+            });
         if let Err(error) = set {
             // It has gone meanwhile, or the store can't take it: it is only for the next mount.
             tracing::debug!(%error, mark = %mark.display(), "can't write when it was used");

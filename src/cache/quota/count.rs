@@ -1,17 +1,18 @@
 //! What users have in the store when it is mounted: counted in the background, once.
 
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use cachefs_mount::{Kind, NodeId};
-use rustix::fs::{Mode, OFlags, Statx};
 
 use super::{Quota, mark};
 use crate::cache::Cache;
 use crate::cache::resolve::{key, kind, status};
 use crate::cache::retire::amount;
 use crate::cache::tree::{FileKey, known_name};
+use crate::platform;
+use crate::platform::fd::{AsFd, OwnedFd};
+use crate::platform::fs::{Mode, OFlags, Statx};
 use crate::prune::directory::{list, open_directory};
 
 /// How often all is gone through where something was moved each time, at most.
@@ -111,7 +112,7 @@ impl Cache {
         let quota = self.quota.as_ref()?;
         // Whatever becomes of its name meanwhile.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(directory, name, flags, Mode::empty()).ok()?;
+        let file = platform::fs::openat(directory, name, flags, Mode::empty()).ok()?;
         let found = status(&file, b"").ok()?;
         if let Some(maker) = quota.maker_of(&found, (&file, b""))
             && self.is_charged(key(&found))
@@ -135,7 +136,7 @@ mod tests {
     /// Goes through a directory, in which `meanwhile` is done when something was seen; what was seen.
     fn seen(at: &std::path::Path, mut meanwhile: impl FnMut(&str)) -> (BTreeSet<String>, bool) {
         let mut seen = BTreeSet::new();
-        let (root, names) = begin(rustix::fs::CWD, at.as_os_str().as_encoded_bytes()).unwrap();
+        let (root, names) = begin(platform::fs::CWD, at.as_os_str().as_encoded_bytes()).unwrap();
         let all = go_through(root, names, |directory, name, _| {
             let Ok(found) = status(directory, name) else { return ControlFlow::Continue(None) };
             let name = String::from_utf8(name.to_vec()).unwrap();
@@ -146,6 +147,7 @@ mod tests {
         (seen, all == ControlFlow::Continue(true))
     }
 
+    #[cfg(unix)]
     #[test]
     fn what_is_deep_is_seen_with_one_directory_open() {
         let folder = tempfile::tempdir().unwrap();

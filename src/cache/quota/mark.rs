@@ -1,11 +1,12 @@
 //! Who made a file, written on it as an extended attribute, which no mount shows.
 
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Once;
 
-use rustix::fs::XattrFlags;
+use crate::platform;
+use crate::platform::fd::AsFd;
+use crate::platform::ffi::OsStrExt;
+use crate::platform::fs::XattrFlags;
 
 /// The attribute; its value is the user's number in decimal digits.
 pub(in crate::cache) const MARK: &[u8] = b"user.cachefs.uid";
@@ -15,7 +16,7 @@ static TOLD: Once = Once::new();
 
 /// A path to a name in a directory, or to a descriptor itself when `name` is empty.
 fn path((at, name): (impl AsFd, &[u8])) -> PathBuf {
-    let itself = PathBuf::from(format!("/proc/self/fd/{}", at.as_fd().as_raw_fd()));
+    let itself = platform::fs::self_path(at);
     if name.is_empty() { itself } else { itself.join(std::ffi::OsStr::from_bytes(name)) }
 }
 
@@ -26,8 +27,8 @@ pub(super) fn write((at, name): (impl AsFd, &[u8]), user: u32) {
     let flags = XattrFlags::empty();
     let marked = match name.is_empty() {
         // The descriptor's own entry is a link.
-        true => rustix::fs::setxattr(path, MARK, value.as_bytes(), flags),
-        false => rustix::fs::lsetxattr(path, MARK, value.as_bytes(), flags),
+        true => platform::fs::setxattr(path, MARK, value.as_bytes(), flags),
+        false => platform::fs::lsetxattr(path, MARK, value.as_bytes(), flags),
     };
     if let Err(error) = marked {
         TOLD.call_once(|| {
@@ -44,13 +45,13 @@ pub(super) fn read((at, name): (impl AsFd, &[u8])) -> Option<u32> {
     let mut value = [0; 16];
     let path = path((at, name));
     let length = match name.is_empty() {
-        true => rustix::fs::getxattr(path, MARK, &mut value[..]),
-        false => rustix::fs::lgetxattr(path, MARK, &mut value[..]),
+        true => platform::fs::getxattr(path, MARK, &mut value[..]),
+        false => platform::fs::lgetxattr(path, MARK, &mut value[..]),
     };
     std::str::from_utf8(&value[..length.ok()?]).ok()?.parse().ok()
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
@@ -70,7 +71,7 @@ mod tests {
         assert_eq!(read((&at, b"")), Some(0));
         assert_eq!(read((&at, b"link")), None);
         let name = std::ffi::OsStr::from_bytes(MARK);
-        rustix::fs::setxattr(folder.path(), name, b"-1", XattrFlags::empty()).unwrap();
+        platform::fs::setxattr(folder.path(), name, b"-1", XattrFlags::empty()).unwrap();
         assert_eq!(read((&at, b"")), None);
     }
 }

@@ -18,12 +18,10 @@ mod mark;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use cachefs_mount::{Caller, Errno, Kind, NodeId, Result};
-use rustix::fs::{SeekFrom, Statx};
 
 use self::charges::Charges;
 pub(super) use self::mark::MARK;
@@ -34,6 +32,9 @@ use super::retire::{Amount, amount};
 use super::spill::Degraded;
 use super::tree::{ASIDE, FileKey, Node};
 use super::{Access, Cache, CacheOptions};
+use crate::platform;
+use crate::platform::fd::AsFd;
+use crate::platform::fs::{SeekFrom, Statx};
 use crate::prune::size::Size;
 use crate::store::Store;
 
@@ -95,7 +96,7 @@ impl Quota {
         if users.is_empty() && usual.is_none() || store.read_only().is_some() {
             return None;
         }
-        let space = rustix::fs::fstatvfs(store.root());
+        let space = platform::fs::fstatvfs(store.root());
         let whole = space.map_or(u64::MAX, |space| space.f_blocks.saturating_mul(space.f_frsize));
         let most = |limit: &Limit| Amount {
             bytes: limit.bytes.of(whole),
@@ -155,10 +156,10 @@ impl Stretch {
 
     /// Whether a part of it has no data yet: it is a hole, or behind the end.
     fn is_partly_new(self, file: &File) -> bool {
-        match rustix::fs::seek(file, SeekFrom::Hole(self.offset)) {
+        match platform::fs::seek(file, SeekFrom::Hole(self.offset)) {
             Ok(hole) => hole < self.end(),
             // Where the filesystem does not tell, there are none.
-            Err(error) => error == rustix::io::Errno::NXIO,
+            Err(error) => error == platform::io::Errno::NXIO,
         }
     }
 }
@@ -206,7 +207,7 @@ impl Cache {
     }
 
     /// A file was opened to be emptied, and that is all.
-    pub(super) fn charge_emptied(&self, file: std::os::fd::OwnedFd) -> Result<()> {
+    pub(super) fn charge_emptied(&self, file: platform::fd::OwnedFd) -> Result<()> {
         self.charging(None, &File::from(file), || Ok(()))
     }
 
@@ -415,7 +416,7 @@ mod tests {
     fn holes_and_what_is_behind_the_end_are_new() {
         let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         file.set_len(1 << 20).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 8192], 65536).unwrap();
+        platform::fs::FileExt::write_all_at(&file, &[1; 8192], 65536).unwrap();
         let is_new = |offset, length| Stretch { offset, length }.is_partly_new(&file);
         assert!(!is_new(65536, 8192) && !is_new(65540, 1));
         assert!(is_new(65535, 8192) && is_new(65536, 8193) && is_new(1 << 30, 1));

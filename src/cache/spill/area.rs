@@ -3,17 +3,18 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use cachefs_mount::{Errno, Result};
-use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom};
 
 use super::health;
 use crate::cache::Cache;
 use crate::cache::resolve::{errno, key, kind, open_at, status};
 use crate::cache::retire::{Amount, amount};
 use crate::cache::tree::{ASIDE, FileKey, Node, Place};
+use crate::platform;
+use crate::platform::fd::{AsFd, OwnedFd};
+use crate::platform::fs::{AtFlags, Mode, OFlags, SeekFrom};
 use cachefs_mount::{Kind, NodeId};
 
 impl Cache {
@@ -36,7 +37,7 @@ impl Cache {
         let folder = self.spill_folder()?;
         let name = self.next_number().to_string();
         let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(&*folder, &*name, flags, mode).map_err(errno)?;
+        let file = platform::fs::openat(&*folder, &*name, flags, mode).map_err(errno)?;
         Ok((name, file))
     }
 
@@ -48,9 +49,8 @@ impl Cache {
         to: &File,
         length: u64,
     ) -> Result<()> {
-        let source = crate::cache::resolve::self_path(from);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let source = File::from(rustix::fs::open(source, flags, Mode::empty()).map_err(errno)?);
+        let source = File::from(platform::fs::open_again(from, flags).map_err(errno)?);
         let length = length.min(source.metadata()?.len());
         let mut done = 0;
         while let Some(data) = next_data(&source, done, length) {
@@ -106,7 +106,7 @@ impl Cache {
             return self.unlink_in((place.parent(), &folder), &place.name);
         }
         let _moving = self.moves.read();
-        rustix::fs::unlinkat(&*folder, &*place.name, AtFlags::REMOVEDIR).map_err(errno)?;
+        platform::fs::unlinkat(&*folder, &*place.name, AtFlags::REMOVEDIR).map_err(errno)?;
         self.tree.orphan(key(&status(&found, b"")?), found);
         Ok(())
     }
@@ -140,19 +140,19 @@ fn next_data(file: &File, offset: u64, length: u64) -> Option<Range<u64>> {
     if offset >= length {
         return None;
     }
-    let start = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+    let start = match platform::fs::seek(file, SeekFrom::Data(offset)) {
         Ok(start) => start,
-        Err(rustix::io::Errno::NXIO) => return None,
+        Err(platform::io::Errno::NXIO) => return None,
         // Where the filesystem does not tell, all is data.
         Err(_) => return Some(offset..length),
     };
-    let end = rustix::fs::seek(file, SeekFrom::Hole(start)).unwrap_or(length);
+    let end = platform::fs::seek(file, SeekFrom::Hole(start)).unwrap_or(length);
     (start < length).then(|| start..end.min(length))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
+    use crate::platform::fs::FileExt;
 
     use super::*;
 

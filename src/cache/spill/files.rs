@@ -1,11 +1,9 @@
 //! Files that are created, and files that are closed, where the store can't take it.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cachefs_mount::{Caller, Entry, Errno, Kind, Name, NodeId, OpenFlags, Opened, Result};
-use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::names::aside;
 use crate::cache::Cache;
@@ -18,6 +16,9 @@ use crate::cache::namespace::mode;
 use crate::cache::resolve::{errno, key, status};
 use crate::cache::tree::{ASIDE, Node, known_name};
 use crate::cache::view::is_lock_name;
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{AtFlags, Mode, OFlags};
 
 impl Cache {
     /// As [`Cache::create`], for a name that is not what is live, or that the store can't take.
@@ -151,7 +152,7 @@ impl Cache {
     pub(in crate::cache) fn nameless_aside(&self, mode: Mode) -> Result<File> {
         let (name, file) = self.spill_file(OFlags::RDWR, mode)?;
         let area = self.own_folder(ASIDE).ok_or(Errno::EROFS)?;
-        rustix::fs::unlinkat(&*area, &*name, AtFlags::empty()).map_err(errno)?;
+        platform::fs::unlinkat(&*area, &*name, AtFlags::empty()).map_err(errno)?;
         Ok(File::from(file))
     }
 }

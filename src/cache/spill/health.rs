@@ -1,6 +1,5 @@
 //! Whether the store takes writes.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender};
@@ -8,11 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use cachefs_mount::{Errno, Result};
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::cache::Cache;
 use crate::cache::resolve::errno;
 use crate::cache::retire::ADMINISTRATOR;
+use crate::platform;
+use crate::platform::fd::AsFd;
+use crate::platform::fs::{AtFlags, Mode, OFlags};
 
 /// So often it is tried whether the store takes writes again.
 const PROBED: Duration = Duration::from_secs(1);
@@ -79,7 +80,7 @@ impl Health {
 
 /// Free for us, and of the whole filesystem, in bytes; none if it does not say.
 pub(in crate::cache) fn room(of: impl AsFd) -> Option<(u64, u64)> {
-    let space = rustix::fs::fstatvfs(of).ok()?;
+    let space = platform::fs::fstatvfs(of).ok()?;
     let unit = space.f_frsize;
     // Some filesystems do not know.
     (space.f_blocks > 0).then_some((space.f_bavail * unit, space.f_blocks * unit))
@@ -181,11 +182,11 @@ impl Cache {
         let name = self.next_number().to_string();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file = rustix::fs::openat(&*self.stages[0], &*name, flags, mode).map_err(errno)?;
-        let written = rustix::io::write(&file, &[0; 4096])
-            .and_then(|_| rustix::fs::fdatasync(&file))
+        let file = platform::fs::openat(&*self.stages[0], &*name, flags, mode).map_err(errno)?;
+        let written = platform::io::write(&file, &[0; 4096])
+            .and_then(|_| platform::fs::fdatasync(&file))
             .map_err(errno);
-        rustix::fs::unlinkat(&*self.stages[0], &*name, AtFlags::empty()).map_err(errno)?;
+        platform::fs::unlinkat(&*self.stages[0], &*name, AtFlags::empty()).map_err(errno)?;
         written
     }
 }

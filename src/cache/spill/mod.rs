@@ -27,7 +27,6 @@ pub(super) use health::{is_low, room as space};
 pub(super) use names::{aside, aside_of, is_gone};
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -40,6 +39,7 @@ use self::touched::Touched;
 use super::Cache;
 use super::resolve::{key, status};
 use super::tree::FileKey;
+use crate::platform::fd::OwnedFd;
 use crate::store::Store;
 
 /// Versions that the store can't take, and why.
@@ -138,11 +138,13 @@ impl Cache {
     pub(super) fn takes_over(&self, errno: Errno) -> bool {
         let spill = &self.spill;
         let takes = spill.folder.is_some()
-            && match errno.raw() {
-                libc::EROFS => true,
+            && match errno {
+                Errno::EROFS => true,
                 // Then our own folders are all in the area.
-                libc::EACCES | libc::EPERM | libc::EXDEV => spill.read_only,
-                libc::ENOSPC | libc::EDQUOT | libc::EIO => spill.is_elsewhere() || spill.read_only,
+                Errno::EACCES | Errno::EPERM | Errno::EXDEV => spill.read_only,
+                Errno::ENOSPC | Errno::EDQUOT | Errno::EIO => {
+                    spill.is_elsewhere() || spill.read_only
+                }
                 _ => false,
             };
         if takes {
@@ -154,7 +156,7 @@ impl Cache {
     /// As [`Cache::takes_over`], after room was made in the store if that is what it lacks: `None` if it
     /// is to be tried again there. Not to be called by who has locked a name.
     pub(super) fn takes_over_at_last(&self, errno: Errno, job: u64) -> Option<bool> {
-        let full = matches!(errno.raw(), libc::ENOSPC | libc::EDQUOT);
+        let full = matches!(errno, Errno::ENOSPC | Errno::EDQUOT);
         if full && !self.spill.health.is_degraded() && self.make_room(job) {
             return None;
         }

@@ -2,12 +2,10 @@
 //! there, under the number that it had, so that locks stay where they are.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cachefs_mount::{Errno, NodeId, OpenFlags, Result};
-use rustix::fs::{Mode, OFlags};
 
 use crate::cache::Cache;
 use crate::cache::attributes::PERMISSIONS;
@@ -15,8 +13,11 @@ use crate::cache::files::store_flags;
 use crate::cache::handles::{Handle, Open};
 use crate::cache::name_locks::Change;
 use crate::cache::quota::Stretch;
-use crate::cache::resolve::{errno, key, self_path, status};
+use crate::cache::resolve::{errno, key, status};
 use crate::cache::tree::{ASIDE, FileKey, Node, Place, known_name, stage_of};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{Mode, OFlags};
 
 /// The name whose lock is held by who has a file moved.
 pub(in crate::cache) type Held<'a> = Option<&'a Change<'a>>;
@@ -162,23 +163,23 @@ impl Cache {
     /// Gives a copy the owner, the times and the attributes of what it is a copy of.
     pub(in crate::cache) fn copy_looks(
         &self,
-        found: &rustix::fs::Statx,
+        found: &platform::fs::Statx,
         node: Option<&Node>,
         to: &File,
     ) {
         let (uid, gid) = (found.stx_uid, found.stx_gid);
-        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        let (uid, gid) = (platform::fs::Uid::from_raw(uid), platform::fs::Gid::from_raw(gid));
         // As far as the area's filesystem can: nobody is harmed by a copy that belongs to the daemon.
-        let _ = rustix::fs::fchown(to, Some(uid), Some(gid));
-        let time = |stamp: rustix::fs::StatxTimestamp| rustix::fs::Timespec {
+        let _ = platform::fs::fchown(to, Some(uid), Some(gid));
+        let time = |stamp: platform::fs::StatxTimestamp| platform::fs::Timespec {
             tv_sec: stamp.tv_sec,
             tv_nsec: i64::from(stamp.tv_nsec),
         };
-        let times = rustix::fs::Timestamps {
+        let times = platform::fs::Timestamps {
             last_access: time(found.stx_atime),
             last_modification: time(found.stx_mtime),
         };
-        let _ = rustix::fs::futimens(to, &times);
+        let _ = platform::fs::futimens(to, &times);
         if let Some(node) = node {
             self.copy_xattrs(node, to);
         }
@@ -247,7 +248,7 @@ impl Cache {
 /// The same file, open in another way; it need not have a name.
 fn open_again(file: &File, flags: OFlags) -> Result<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC;
-    rustix::fs::open(self_path(file), flags, Mode::empty()).map_err(errno)
+    platform::fs::open_again(file, flags).map_err(errno)
 }
 
 impl Handle {

@@ -1,20 +1,21 @@
 //! Names that the store can't take: versions aside, and what is gone.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use cachefs_mount::{Caller, Entry, Errno, Kind, Name, NodeId, Result};
-use rustix::fs::{AtFlags, FileType, OFlags};
 
 use crate::cache::Cache;
 use crate::cache::additions::How;
 use crate::cache::lookup::Seen;
 use crate::cache::namespace::mode;
-use crate::cache::resolve::{errno, key, kind, self_path, status};
+use crate::cache::resolve::{errno, key, kind, status};
 use crate::cache::tree::{ASIDE, KeptList, Node, known_name};
 use crate::cache::view::{Reader, Stage};
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::ffi::OsStrExt;
+use crate::platform::fs::{AtFlags, FileType, OFlags};
 use crate::readers::Job;
 
 /// The version that hides the live one from everyone.
@@ -218,7 +219,7 @@ impl Cache {
         make(&area, &number)?;
         if let Some((uid, gid)) = self.owner_of_new(caller) {
             let flags = AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(&*area, &*number, Some(uid), Some(gid), flags).map_err(errno)?;
+            platform::fs::chownat(&*area, &*number, Some(uid), Some(gid), flags).map_err(errno)?;
         }
         let found = status(&*area, number.as_bytes())?;
         let node = self.tree.know(key(&found), kind(&found), ASIDE, known_name(number.as_bytes()));
@@ -239,7 +240,7 @@ impl Cache {
         permissions: u16,
     ) -> Result<Entry> {
         self.make_aside(caller, parent, name, |area, number| {
-            rustix::fs::mkdirat(area, number, mode(permissions)).map_err(errno)
+            platform::fs::mkdirat(area, number, mode(permissions)).map_err(errno)
         })
     }
 
@@ -251,7 +252,7 @@ impl Cache {
         target: &OsStr,
     ) -> Result<Entry> {
         self.make_aside(caller, parent, name, |area, number| {
-            rustix::fs::symlinkat(target.as_bytes(), area, number).map_err(errno)
+            platform::fs::symlinkat(target.as_bytes(), area, number).map_err(errno)
         })
     }
 
@@ -268,13 +269,13 @@ impl Cache {
             match kind {
                 Kind::File => {
                     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                    rustix::fs::openat(area, number, flags, mode).map(drop).map_err(errno)
+                    platform::fs::openat(area, number, flags, mode).map(drop).map_err(errno)
                 }
                 Kind::Fifo => {
-                    rustix::fs::mknodat(area, number, FileType::Fifo, mode, 0).map_err(errno)
+                    platform::fs::mknodat(area, number, FileType::Fifo, mode, 0).map_err(errno)
                 }
                 Kind::Socket => {
-                    rustix::fs::mknodat(area, number, FileType::Socket, mode, 0).map_err(errno)
+                    platform::fs::mknodat(area, number, FileType::Socket, mode, 0).map_err(errno)
                 }
                 Kind::CharDevice | Kind::BlockDevice => Err(Errno::EPERM),
                 Kind::Directory | Kind::Symlink => Err(Errno::EINVAL),
@@ -302,11 +303,8 @@ impl Cache {
         let node = self.tree.get(id)?;
         let area = self.spill_folder()?;
         let number = self.next_number().to_string();
-        // Open until it has been linked: the path leads to it by its number.
-        let descriptor = self.descriptor(&node)?;
-        let source = self_path(&*descriptor);
-        let follow = AtFlags::SYMLINK_FOLLOW;
-        if rustix::fs::linkat(rustix::fs::CWD, source, &*area, &*number, follow).is_ok() {
+        let source = self.descriptor(&node)?;
+        if platform::fs::link_open(&*source, &*area, number.as_bytes()).is_ok() {
             self.tree.add_place(&node, ASIDE, known_name(number.as_bytes()));
         }
         self.tree.hold(id);

@@ -1,10 +1,8 @@
 //! Names that are removed or renamed where the store can't take it, or does not have them.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cachefs_mount::{Caller, Errno, Kind, Name, NodeId, RenameFlags, Result};
-use rustix::fs::{AtFlags, OFlags};
 
 use super::names::{Here, Lies, aside, is_gone};
 use crate::cache::Cache;
@@ -12,6 +10,9 @@ use crate::cache::name_locks::Change;
 use crate::cache::resolve::{errno, key, kind, open_at, status};
 use crate::cache::tree::{ASIDE, Node, known_name};
 use crate::cache::view::Moment;
+use crate::platform;
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{AtFlags, OFlags};
 use crate::readers::Job;
 
 /// A name, and what it is in.
@@ -177,7 +178,7 @@ impl Cache {
         let victim = open_at(directory, name.as_bytes(), OFlags::PATH)?;
         let flags = if kind == Kind::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         let _moving = self.moves.read();
-        rustix::fs::unlinkat(directory, name.as_bytes(), flags).map_err(errno)?;
+        platform::fs::unlinkat(directory, name.as_bytes(), flags).map_err(errno)?;
         self.unnamed(folder.id, name, victim)
     }
 
@@ -369,7 +370,7 @@ impl Cache {
         let number = self.next_number().to_string();
         let found = status(directory, name.as_bytes())?;
         let _moving = self.moves.read();
-        rustix::fs::renameat(directory, name.as_bytes(), &*area, &*number).map_err(errno)?;
+        platform::fs::renameat(directory, name.as_bytes(), &*area, &*number).map_err(errno)?;
         if let Some(node) = self.tree.find(key(&found)) {
             self.tree.add_place(&node, ASIDE, known_name(number.as_bytes()));
             self.tree.remove_place(&node, folder.id, name);
@@ -409,7 +410,7 @@ impl Cache {
             return Err(Errno::ENOTEMPTY);
         }
         let _moving = self.moves.read();
-        rustix::fs::renameat(&*area, &*place.name, directory, name.as_bytes()).map_err(errno)?;
+        platform::fs::renameat(&*area, &*place.name, directory, name.as_bytes()).map_err(errno)?;
         self.tree.add_place(node, folder.id, name);
         self.tree.remove_place(node, ASIDE, known_name(&place.name));
         match victim {

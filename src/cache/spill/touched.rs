@@ -1,7 +1,6 @@
 //! Attributes that the store can't take: they are kept in memory, and told instead of those that it has.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
@@ -9,6 +8,7 @@ use cachefs_mount::{Attributes, SetAttributes, SetTime};
 
 use crate::cache::Cache;
 use crate::cache::tree::Node;
+use crate::platform::fd::AsFd;
 
 /// What was set.
 #[derive(Clone, Copy, Debug, Default)]

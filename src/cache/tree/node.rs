@@ -1,7 +1,6 @@
 //! A file or directory that the operating system knows: its names, its versions, who uses it.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -13,6 +12,7 @@ use smallvec::SmallVec;
 use super::is_own;
 use crate::cache::pruning::seconds;
 use crate::cache::view::Version;
+use crate::platform::fd::OwnedFd;
 
 /// Where a directory was given a second number, all directories below it are numbered apart by this;
 /// 0 is the ordinary numbering. An operating system that met one directory in two places would take it

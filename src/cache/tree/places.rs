@@ -1,6 +1,5 @@
 //! Where nodes are: the names by which their files are found in the store.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,6 +7,7 @@ use cachefs_mount::{Kind, Name, NodeId};
 use smallvec::SmallVec;
 
 use super::{Counted, FileKey, Node, Place, Tree, is_own};
+use crate::platform::fd::OwnedFd;
 
 impl Tree {
     /// A known node is where it was found, as `name` in `parent`.

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
 
 use super::{ALL, Layout, Look};
+use crate::platform::fd::BorrowedFd;
 use crate::prune::directory::open_directory;
 use crate::store::PRIVATE;
 

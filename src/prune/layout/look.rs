@@ -1,10 +1,8 @@
 //! What is seen of a directory that may be a cache.
 
-use std::os::fd::OwnedFd;
-
-use rustix::fs::FileType;
-use rustix::io::Errno;
-
+use crate::platform::fd::OwnedFd;
+use crate::platform::fs::FileType;
+use crate::platform::io::Errno;
 use crate::prune::directory::{head, kind, list, open_directory, status};
 
 /// A directory's names, and a way further in.

@@ -22,7 +22,6 @@ mod uv;
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -32,6 +31,7 @@ pub use self::find::{Found, find, whole};
 use self::generic::{Generic, MOST};
 use self::look::Look;
 use super::gather::Links;
+use crate::platform::ffi::OsStrExt;
 
 /// All layouts that are found by looking.
 const ALL: [&dyn Rules; 11] = [
