@@ -21,7 +21,7 @@ pub(super) const NOBODY: Reader =
     Reader { id: u64::MAX - 1, began: Moment(u64::MAX), during: During::NONE, user: None };
 
 /// What a caller sees under a name.
-#[expect(clippy::large_enum_variant, reason = "it is nearly always the large one")]
+#[allow(clippy::large_enum_variant, reason = "it is nearly always the large one")]
 pub(super) enum Seen {
     /// The live version, which lies in the store.
     Live(Live),

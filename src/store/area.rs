@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::system::Claimed;
 use super::{DIRECTORY, system};
 use crate::platform;
 use crate::platform::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,7 +22,7 @@ const MOST: usize = 64;
 #[derive(Debug)]
 pub struct Area {
     path: PathBuf,
-    folder: OwnedFd,
+    claimed: Claimed,
     /// For what is removed while it is open.
     graves: Option<Graves>,
 }
@@ -35,18 +36,18 @@ impl Area {
         let mut own = None;
         for number in 0..MOST {
             let path = parent.join(format!("{stem}-{number}"));
-            let Some(folder) = system::claim(&path, own.is_none())? else { continue };
+            let Some(claimed) = system::claim(&path, own.is_none())? else { continue };
             // Ours, and nobody else's: whatever is in it was left by one who died.
             empty(&path)?;
             if own.is_some() {
-                system::remove_claimed(&path, &folder)?;
+                std::fs::remove_dir(&path)?;
                 continue;
             }
             for name in FOLDERS {
-                platform::fs::mkdirat(&folder, name, Mode::RWXU)?;
+                platform::fs::mkdirat(&claimed.folder, name, Mode::RWXU)?;
             }
-            let graves = Some(Graves::open(&folder)?);
-            own = Some(Area { path, folder, graves });
+            let graves = Some(Graves::open(&claimed.folder)?);
+            own = Some(Area { path, claimed, graves });
         }
         own.ok_or_else(|| io::Error::from(Errno::EXIST))
     }
@@ -81,19 +82,18 @@ impl Area {
 
     /// The directory.
     pub fn directory(&self) -> BorrowedFd<'_> {
-        self.folder.as_fd()
+        self.claimed.folder.as_fd()
     }
 
     /// One of its folders: `spilled`, `users`, `staged` or `retired`.
     pub fn folder(&self, name: &str) -> io::Result<OwnedFd> {
         let flags = DIRECTORY | OFlags::NOFOLLOW;
-        Ok(platform::fs::openat(&self.folder, name, flags, Mode::empty())?)
+        Ok(platform::fs::openat(&self.claimed.folder, name, flags, Mode::empty())?)
     }
 
     /// Removes all of it.
     pub(super) fn remove(&self) {
-        let removed =
-            empty(&self.path).and_then(|()| system::remove_claimed(&self.path, &self.folder));
+        let removed = empty(&self.path).and_then(|()| std::fs::remove_dir(&self.path));
         // A daemon that is contained can only empty it.
         let harmless = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
         if let Err(error) = removed
@@ -124,7 +124,7 @@ fn empty(path: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(path)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
+            system::remove_tree(&entry.path())?;
         } else {
             std::fs::remove_file(entry.path())?;
         }
@@ -169,7 +169,7 @@ mod tests {
             let area = std::mem::ManuallyDrop::new(area);
             // SAFETY: each is dropped once, and nothing is used of it again.
             unsafe {
-                std::ptr::drop_in_place((&raw const area.folder).cast_mut());
+                std::ptr::drop_in_place((&raw const area.claimed).cast_mut());
                 std::ptr::drop_in_place((&raw const area.graves).cast_mut());
             }
         }

@@ -38,7 +38,7 @@ pub fn find(store: &Path) -> Option<OwnedFd> {
 /// Removes the folder, and the one that it is in if nothing else is in that. A daemon that is contained
 /// can only empty it.
 pub(super) fn remove(path: &Path) {
-    let _ = std::fs::remove_dir_all(path);
+    let _ = system::remove_tree(path);
     let _ = path.parent().map(std::fs::remove_dir);
 }
 

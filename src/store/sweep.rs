@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::system;
 use crate::platform;
 use crate::platform::fd::OwnedFd;
 use crate::platform::fs::{AtFlags, FileType, Mode, RenameFlags};
@@ -79,7 +80,7 @@ fn empty(folder: &std::path::Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
+            system::remove_tree(&entry.path())?;
         } else {
             std::fs::remove_file(entry.path())?;
         }

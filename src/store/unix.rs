@@ -66,7 +66,7 @@ pub(super) fn temporary_directories() -> Vec<PathBuf> {
 
 /// Opens the directory `path`, which is ours alone and locked until it is closed; none if it is
 /// somebody else's, in use, or missing and not to be made.
-pub(super) fn claim(path: &Path, make: bool) -> io::Result<Option<OwnedFd>> {
+pub(super) fn claim(path: &Path, make: bool) -> io::Result<Option<Claimed>> {
     let mut new = false;
     if make {
         match rustix::fs::mkdirat(CWD, path, Mode::RWXU) {
@@ -90,12 +90,18 @@ pub(super) fn claim(path: &Path, make: bool) -> io::Result<Option<OwnedFd>> {
             // Without locks, only one that was not there before is known to be nobody's.
             Err(_) => new,
         };
-    Ok(held.then_some(folder))
+    Ok(held.then_some(Claimed { folder }))
 }
 
-/// Removes a directory that was claimed, and is empty.
-pub(super) fn remove_claimed(path: &Path, _: &OwnedFd) -> io::Result<()> {
-    std::fs::remove_dir(path)
+/// A directory that is ours alone.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    pub(super) folder: OwnedFd,
+}
+
+/// Removes a directory and all that is in it.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    std::fs::remove_dir_all(path)
 }
 
 /// Where the folders may be that hold the locks of stores which can't hold them themselves, the best first.

@@ -7,19 +7,21 @@ use std::os::windows::io::AsRawHandle;
 use std::path::{Path, PathBuf};
 
 use windows_sys::Win32::Foundation::{
-    CloseHandle, ERROR_LOCK_VIOLATION, ERROR_SHARING_VIOLATION, GetLastError,
+    CloseHandle, ERROR_ACCESS_DENIED, ERROR_LOCK_VIOLATION, ERROR_SHARING_VIOLATION,
 };
 use windows_sys::Win32::Storage::FileSystem::{
-    DELETE, FILE_DISPOSITION_INFO, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT,
-    FILE_GENERIC_READ, FILE_GENERIC_WRITE, FILE_SHARE_READ, FILE_SHARE_WRITE, FileDispositionInfo,
-    LOCKFILE_EXCLUSIVE_LOCK, LOCKFILE_FAIL_IMMEDIATELY, LockFileEx, SetFileInformationByHandle,
+    FILE_FLAG_DELETE_ON_CLOSE, LOCKFILE_EXCLUSIVE_LOCK, LOCKFILE_FAIL_IMMEDIATELY, LockFileEx,
 };
 use windows_sys::Win32::System::IO::OVERLAPPED;
 use windows_sys::Win32::System::Threading::{
     OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION, QueryFullProcessImageNameW,
 };
 
+use super::DIRECTORY;
+use super::area::digest;
+use crate::platform;
 use crate::platform::fd::OwnedFd;
+use crate::platform::fs::{CWD, Mode, OFlags};
 use crate::platform::io::Errno;
 
 /// Why a file could not be locked.
@@ -89,41 +91,58 @@ pub(super) fn temporary_directories() -> Vec<PathBuf> {
 
 /// Opens the directory `path`, which nobody else can claim until it is closed; none if somebody has, or if it is
 /// missing and not to be made. Directories for temporary files are closed to other users.
-pub(super) fn claim(path: &Path, make: bool) -> io::Result<Option<OwnedFd>> {
+pub(super) fn claim(path: &Path, make: bool) -> io::Result<Option<Claimed>> {
+    // Who has it open is the only one, and it goes when he closes it, or dies.
+    let lock = std::env::temp_dir().join(format!("cachefs-{:016x}.lock", digest(path)));
+    let opened = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .share_mode(0)
+        .custom_flags(FILE_FLAG_DELETE_ON_CLOSE)
+        .open(lock);
+    let lock = match opened {
+        Ok(lock) => lock,
+        Err(error) => {
+            return match error.raw_os_error().map(i32::cast_unsigned) {
+                Some(ERROR_SHARING_VIOLATION | ERROR_ACCESS_DENIED) => Ok(None),
+                _ => Err(error),
+            };
+        }
+    };
     if make
         && let Err(error) = std::fs::create_dir(path)
         && error.kind() != io::ErrorKind::AlreadyExists
     {
         return Err(error);
     }
-    // Who may delete it, and does not share that, is the only one.
-    let opened = OpenOptions::new()
-        .access_mode(FILE_GENERIC_READ | FILE_GENERIC_WRITE | DELETE)
-        .share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE)
-        .custom_flags(FILE_FLAG_BACKUP_SEMANTICS | FILE_FLAG_OPEN_REPARSE_POINT)
-        .open(path);
-    match opened {
-        Ok(folder) if folder.metadata()?.is_dir() => Ok(Some(folder.into())),
-        Ok(_) => Ok(None),
-        Err(error) => match error.raw_os_error().map(i32::cast_unsigned) {
-            Some(ERROR_SHARING_VIOLATION) => Ok(None),
-            _ if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            _ => Err(error),
-        },
+    let flags = DIRECTORY | OFlags::NOFOLLOW;
+    match platform::fs::openat(CWD, path, flags, Mode::empty()) {
+        Ok(folder) => Ok(Some(Claimed { folder, _lock: lock })),
+        Err(_) => Ok(None),
     }
 }
 
-/// Removes a directory that was claimed, and is empty, once it is closed.
-pub(super) fn remove_claimed(_: &Path, folder: &OwnedFd) -> io::Result<()> {
-    let what = FILE_DISPOSITION_INFO { DeleteFile: true };
-    let length = size_of_val(&what) as u32;
-    let (handle, what) = (folder.as_raw_handle(), (&raw const what).cast());
-    // SAFETY: that is the structure of that class, and that long.
-    match unsafe { SetFileInformationByHandle(handle, FileDispositionInfo, what, length) } {
-        // SAFETY: it takes nothing.
-        0 => Err(io::Error::from_raw_os_error(unsafe { GetLastError() }.cast_signed())),
-        _ => Ok(()),
+/// A directory that is ours alone.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    pub(super) folder: OwnedFd,
+    _lock: File,
+}
+
+/// Removes a directory and all that is in it, as far as nobody has it open.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    // Not by the library's function: that tries again and again while something is open where there are no POSIX
+    // semantics.
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
     }
+    std::fs::remove_dir(path)
 }
 
 /// Where the folders may be that hold the locks of stores which can't hold them themselves.

@@ -412,6 +412,7 @@ mod tests {
         assert_eq!(Stretch::NONE.growth(0), 0);
     }
 
+    #[cfg(unix)]
     #[test]
     fn holes_and_what_is_behind_the_end_are_new() {
         let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();

@@ -150,7 +150,7 @@ fn next_data(file: &File, offset: u64, length: u64) -> Option<Range<u64>> {
     (start < length).then(|| start..end.min(length))
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use crate::platform::fs::FileExt;
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::windows::io::AsHandle;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -17,7 +18,7 @@ use super::errno::Errno;
 use super::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::flags::{Mode, OFlags};
 use super::names::Arg;
-use super::nt::{Place, Status, Way, set};
+use super::nt::{Place, Status, Way, self_path, set};
 use super::opening::{mkdirat, openat};
 use super::scan::names_in;
 use super::stat::{Dev, id_of};
@@ -28,14 +29,15 @@ const FOLDER: &str = "gone";
 /// So many old graves are looked at when one is dug.
 const LOOKS: usize = 4;
 
-/// The folder for such names of one volume, as long as this lives.
+/// The folder for such names, as long as this lives.
 #[derive(Debug)]
 pub struct Graves(Arc<Yard>);
 
 #[derive(Debug)]
 struct Yard {
     folder: OwnedFd,
-    device: Dev,
+    /// It is for what lies below.
+    below: PathBuf,
 }
 
 /// A volume and the number of a file in it.
@@ -55,14 +57,14 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Graves {
-    /// In that folder, of the volume that it is on. What a crash has left is removed.
+    /// In that folder, for what lies beside it, or in it. What a crash has left is removed.
     pub fn open(private: impl AsFd) -> io::Result<Graves> {
-        match mkdirat(&private.as_fd(), FOLDER, Mode::RWXU) {
+        match mkdirat(private.as_fd(), FOLDER, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let folder = openat(&private.as_fd(), FOLDER, flags, Mode::empty())?;
+        let folder = openat(private.as_fd(), FOLDER, flags, Mode::empty())?;
         for name in names_in(&folder)? {
             if let Err(status) = fill_in(&folder, &name) {
                 tracing::debug!(
@@ -70,7 +72,9 @@ impl Graves {
                 );
             }
         }
-        let yard = Arc::new(Yard { device: id_of(&folder)?.0, folder });
+        let mut below = self_path(&private);
+        below.pop();
+        let yard = Arc::new(Yard { folder, below });
         let mut yards = YARDS.lock();
         yards.retain(|yard| yard.strong_count() > 0);
         yards.push(Arc::downgrade(&yard));
@@ -83,7 +87,13 @@ impl Drop for Graves {
         let mut buried = BURIED.lock();
         let Some(all) = &mut *buried else { return };
         all.retain(|_, graves| {
-            graves.retain(|grave| !Arc::ptr_eq(&grave.yard, &self.0) || !grave.is_filled_in());
+            let (ours, others) =
+                graves.drain(..).partition::<Vec<_>, _>(|grave| Arc::ptr_eq(&grave.yard, &self.0));
+            // What is open still is removed by the next mount.
+            for grave in ours {
+                grave.is_filled_in();
+            }
+            *graves = others;
             !graves.is_empty()
         });
         count(all);
@@ -138,10 +148,13 @@ pub(super) struct Buried {
 pub(super) fn bury(what: OwnedFd) -> Result<Result<Buried, OwnedFd>, Status> {
     let Ok(id) = id_of(&what) else { return Ok(Err(what)) };
     let yards: Vec<_> = YARDS.lock().iter().filter_map(Weak::upgrade).collect();
-    let Some(yard) = yards.into_iter().rev().find(|yard| yard.device == id.0) else {
+    let path = self_path(&what);
+    let near = yards.into_iter().filter(|yard| path.starts_with(&yard.below));
+    let Some(yard) = near.max_by_key(|yard| yard.below.as_os_str().len()) else {
         return Ok(Err(what));
     };
-    let name = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = number.to_string();
     let mut buried = BURIED.lock();
     let all = buried.get_or_insert_default();
     {
@@ -150,7 +163,9 @@ pub(super) fn bury(what: OwnedFd) -> Result<Result<Buried, OwnedFd>, Status> {
     }
     all.entry(id).or_default().push(Grave { yard, name: name.clone() });
     drop(what);
-    let old: Vec<Id> = all.keys().copied().filter(|other| *other != id).take(LOOKS).collect();
+    // Others each time: some may be open for long.
+    let (before, looks) = (number as usize % all.len(), LOOKS.min(all.len()));
+    let old: Vec<Id> = all.keys().copied().cycle().skip(before).take(looks).collect();
     for id in old.into_iter().chain([id]) {
         if let Some(graves) = all.get_mut(&id) {
             graves.retain(|grave| !grave.is_filled_in());

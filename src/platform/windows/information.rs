@@ -102,7 +102,7 @@ pub fn ftruncate(file: impl AsFd, size: u64) -> Result<()> {
 pub fn fsync(of: impl AsFd) -> Result<()> {
     match as_file(&of).sync_all().map_err(Errno::of) {
         Err(Errno::ACCESS | Errno::BADF | Errno::INVAL)
-            if kind_of(&of.as_fd())? == FileType::Directory =>
+            if kind_of(of.as_fd())? == FileType::Directory =>
         {
             Ok(())
         }

@@ -14,7 +14,7 @@ use super::stat::{Dev, statx};
 
 /// Gives a file that is open one more name in a directory; `NOENT` if it has none.
 pub fn link_open(descriptor: impl AsFd, directory: impl AsFd, name: &[u8]) -> Result<()> {
-    let found = statx(&descriptor.as_fd(), "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+    let found = statx(descriptor.as_fd(), "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
     if found.stx_nlink == 0 {
         return Err(Errno::NOENT);
     }

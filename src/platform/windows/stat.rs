@@ -248,7 +248,7 @@ pub fn futimens(of: impl AsFd, times: &Timestamps) -> Result<()> {
     let length = size_of_val(&what);
     // SAFETY: that is the structure of that class, and that long.
     Ok(patiently("set the times of a file", Status::is_in_use, || unsafe {
-        set(&of.as_fd(), FileBasicInformation, &raw const what, length)
+        set(of.as_fd(), FileBasicInformation, &raw const what, length)
     })?)
 }
 
