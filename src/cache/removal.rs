@@ -13,7 +13,7 @@ use super::resolve::{errno, key, kind, open_at, status};
 use super::spared::Gone;
 use super::spill::is_gone;
 use super::tree::Node;
-use super::view::{self, Moment, Reader, Stage, Version};
+use super::view::{self, Moment, Reader, Stage};
 use crate::platform;
 use crate::platform::fd::OwnedFd;
 use crate::platform::fs::{AtFlags, OFlags};
@@ -339,18 +339,18 @@ impl Cache {
         };
         let mut empty = true;
         for (name, kept) in node.all_versions_for(reader.user) {
-            let versions = kept.iter().map(|kept| kept.version.with(kept));
-            match view::seen(versions, reader).map(|kept| &kept.version) {
-                // Taken away by others: it is there for the listing only.
-                Some(Version { stage: Stage::Retired { only: Some(_), .. }, .. }) => empty = false,
-                // Made and removed again since then.
-                Some(&Version { what, .. })
-                    if new_since(what, &name) && !is_live_again(what, &name) =>
-                {
-                    empty = false
+            // Also what it does not see any more for something newer: it has not taken that away.
+            for kept in
+                kept.iter().filter(|kept| view::seen([kept.version.clone()], reader).is_some())
+            {
+                let what = kept.version.what;
+                // Taken away by others: it is there for the listing only. Or made and removed again since then.
+                let is_for_the_listing =
+                    matches!(kept.version.stage, Stage::Retired { only: Some(_), .. });
+                if !is_for_the_listing && (!new_since(what, &name) || is_live_again(what, &name)) {
+                    return Err(Errno::ENOTEMPTY);
                 }
-                Some(_) => return Err(Errno::ENOTEMPTY),
-                None => {}
+                empty = false;
             }
         }
         for name in self.names_in(&directory)? {

@@ -70,6 +70,11 @@ regressions! {
         Job(0, Begin), Job(1, Open("b", Create)), Job(1, End), Job(2, Begin), Job(0, Rename("b", "a")),
         Job(1, Begin), Job(1, Rename("a", "b")), Job(1, Unlink("b")), Job(2, End),
     ]
+    // 3.6: what it has seen there, and has not taken away, keeps a directory, whatever has come in its place.
+    agrees_in_a_mount regression_a_directory_is_not_empty_for_who_saw_what_was_replaced_in_it [
+        Job(0, Mkdir("a")), Job(0, Open("a/b", Shared)), Job(1, List("a")), Job(2, Unlink("a/b")),
+        Job(2, Mkdir("a/b")), Clean("a/b"), Job(1, Rmdir("a")),
+    ]
     // 3.7: who made a lock takes it away, also in what was put in place.
     agrees_in_a_mount regression_a_lock_in_a_directory_that_was_moved_goes_with_who_made_it [
         Job(0, Mkdir("a")), Job(0, Rename("a", "b")), Job(2, Open("b/c.lock", Create)),

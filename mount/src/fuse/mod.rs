@@ -26,7 +26,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::thread::{JoinHandle, available_parallelism};
+use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
@@ -292,9 +292,7 @@ fn serve<V: Volume>(
     };
     operations.volume.mounted(Arc::new(notifier));
     let rings = begin(rings, &mut features)?;
-    // Over io_uring nobody waits for what comes through the device.
-    let asks_again = !features.io_uring && available_parallelism().is_ok_and(|all| all.get() > 1);
-    let crew = Crew::new(operations.clone(), second, options.threads, asks_again)?;
+    let crew = Crew::new(operations.clone(), second, options.threads)?;
     let (tell, begun) = channel();
     let stopped = Arc::downgrade(&crew);
     let server = std::thread::Builder::new().name("serve".into()).spawn(move || {

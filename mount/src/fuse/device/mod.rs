@@ -1,27 +1,23 @@
 //! Requests that come through `/dev/fuse`: one `read(2)` brings one, one `write(2)` takes the answer.
 //!
-//! To wake a thread for a request takes longer than to serve it, and a thread that waits in the kernel beside
-//! another is woken for each request that the other one is about to take. So it is one thread that reads, serves
-//! and answers, and asks for some microseconds whether there is more before it waits (`pause`). It sits in the
-//! first *seat*.
-//!
-//! Others come only when they are needed. While there is something to do, a timer has somebody look each
-//! millisecond: whether who sits somewhere is still at the request of the last time, which takes long, so that
-//! another thread is to read on from that seat (`seat`); and whether requests had to wait for each other, so that
-//! one more seat is to be opened. Who finds nothing in such a seat closes it.
+//! There are as many *seats* as requests are to be served at once, mostly one for each processor: who sits in one
+//! reads a request, serves it, answers, and reads the next one. So a request that takes long keeps a seat, and others
+//! must not wait for it. Of some that is known beforehand: then another thread gets the seat at once. While somebody
+//! serves in every seat, a timer has one more look each millisecond: whose request is still the one of the last time
+//! has the seat taken from him, and others read on there (`seat`). Threads without a seat wait for one in the lobby,
+//! a few of them.
 
-mod pause;
 mod seat;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::OFlags;
 use rustix::io::Errno as Raw;
 use rustix::time::{
@@ -29,7 +25,6 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use self::pause::Pause;
 use self::seat::{Seat, Seen, Turn};
 use super::operations::Operations;
 use super::serve;
@@ -42,31 +37,28 @@ const TICK: Duration = Duration::from_millis(1);
 /// How many threads there are at most, but for those that serve what is known to take long.
 const MOST: usize = 64;
 
-/// So few requests in a tick say nothing of how busy it is.
-const FEW: u64 = 8;
+/// What is waited for.
+const NOTHING: epoll::EventData = epoll::EventData::new_u64(0);
+const REQUEST: epoll::EventData = epoll::EventData::new_u64(1);
+const STOP: epoll::EventData = epoll::EventData::new_u64(2);
 
 /// The kernel wants room for the largest request, with its headers.
 const ROOM: usize = super::negotiate::MAX_IO as usize + 4096;
 
 const PAGE: usize = 4096;
 
-/// The first seat. Who sits there waits in the kernel when there is nothing to do.
-const FIRST: usize = 0;
-
 /// Those who serve a connection.
 pub(super) struct Crew<V> {
     operations: Arc<Operations<V>>,
     device: Arc<OwnedFd>,
     seats: Box<[Seat]>,
-    /// Whether it may pay to ask again rather than to wait: not where that would keep the only processor.
-    asks_again: bool,
+    /// In how many of them somebody reads, or waits for something to read.
+    free: AtomicUsize,
     timer: OwnedFd,
     /// Can be read when all shall end.
     stop: OwnedFd,
     /// Whether the timer is set, or somebody is about to look.
     looked_after: AtomicBool,
-    /// Whether who sits in the first seat waits for the kernel, so that nobody needs to be looked after.
-    waits: AtomicBool,
     lobby: Mutex<Lobby>,
     came: Condvar,
     left: Condvar,
@@ -83,46 +75,36 @@ struct Lobby {
     over: bool,
 }
 
-/// What came of reading.
-enum Next {
-    /// A request of so many bytes.
-    Asked(usize),
-    /// Nothing, for a while.
-    Nothing,
-    /// The connection has ended.
-    Over,
-}
-
 impl<V: Volume> Crew<V> {
-    /// Up to `seats` threads will serve at once, but for those that are at what takes long. From now on reading from
-    /// the device does not wait (`O_NONBLOCK`).
+    /// With so many seats. From now on reading from the device does not wait (`O_NONBLOCK`).
     pub(super) fn new(
         operations: Arc<Operations<V>>,
         device: Arc<OwnedFd>,
         seats: usize,
-        asks_again: bool,
     ) -> io::Result<Arc<Crew<V>>> {
         let flags = rustix::fs::fcntl_getfl(&device)?;
         rustix::fs::fcntl_setfl(&device, flags | OFlags::NONBLOCK)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+        let seats: Box<[Seat]> = (0..seats.max(1)).map(|_| Seat::default()).collect();
         Ok(Arc::new(Crew {
             operations,
             device,
-            seats: (0..seats.max(1)).map(|_| Seat::new()).collect(),
-            asks_again,
+            free: AtomicUsize::new(0),
+            seats,
             timer,
             stop: eventfd(0, EventfdFlags::CLOEXEC)?,
             looked_after: AtomicBool::new(false),
-            waits: AtomicBool::new(false),
             lobby: Mutex::default(),
             came: Condvar::new(),
             left: Condvar::new(),
         }))
     }
 
-    /// Starts the first thread.
+    /// Starts the first threads, one at least.
     pub(super) fn begin(self: &Arc<Self>) -> io::Result<()> {
-        self.open(FIRST, self.seats[FIRST].look());
+        for (number, seat) in self.seats.iter().enumerate() {
+            self.fill(number, seat.first());
+        }
         match self.lobby.lock().present {
             0 => Err(io::Error::other("no thread can be started")),
             _ => Ok(()),
@@ -142,9 +124,9 @@ impl<V: Volume> Crew<V> {
                 break;
             }
             self.look(&mut seen);
-            // Whoever does not wait any more, and saw that the timer is set, is seen here.
+            // Whoever takes the last free seat, and sees that the timer is set, is seen here.
             self.looked_after.store(false, Ordering::SeqCst);
-            if !self.waits.load(Ordering::SeqCst) {
+            if self.free.load(Ordering::SeqCst) == 0 {
                 self.be_looked_after();
             }
         }
@@ -154,24 +136,15 @@ impl<V: Volume> Crew<V> {
 
     /// Sees to it that requests are read, compared with what was `seen` a tick ago.
     fn look(self: &Arc<Self>, seen: &mut [Seen]) {
-        let (mut served, mut idle) = (0, 0);
         for (number, before) in seen.iter_mut().enumerate() {
             let now = self.seats[number].look();
-            let (more, less) = now.since(*before);
-            (served, idle) = (served + more, idle + less);
             if now == *before
+                && self.free.load(Ordering::SeqCst) == 0
                 && let Some(turn) = self.seats[number].take(now)
             {
                 self.fill(number, turn);
             }
             *before = self.seats[number].look();
-        }
-        // Three of four had to wait for the one before.
-        if served >= FEW
-            && idle * 4 < served
-            && let Some(number) = seen.iter().position(|seen| seen.is_closed())
-        {
-            self.open(number, seen[number]);
         }
     }
 
@@ -187,13 +160,6 @@ impl<V: Volume> Crew<V> {
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
         if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once) {
             tracing::error!(%error, "the timer of those who serve");
-        }
-    }
-
-    /// Opens a seat that was `seen` closed.
-    fn open(self: &Arc<Self>, number: usize, seen: Seen) {
-        if let Some(turn) = self.seats[number].open(seen) {
-            self.fill(number, turn);
         }
     }
 
@@ -222,11 +188,25 @@ impl<V: Volume> Crew<V> {
 
     /// What a thread does from its start to its end.
     fn work(self: &Arc<Self>) {
-        let mut buffer = Buffer::new();
-        while let Some((number, turn)) = self.be_seated() {
-            self.sit(number, turn, &mut buffer);
+        match self.waiter() {
+            Ok(wait) => {
+                let mut buffer = Buffer::new(wait);
+                while let Some((number, turn)) = self.be_seated() {
+                    self.sit(number, turn, &mut buffer);
+                }
+            }
+            Err(error) => tracing::error!(%error, "requests can't be waited for"),
         }
         self.leave();
+    }
+
+    /// What a thread waits by. Of those who wait, the kernel wakes one for each request (`EPOLLEXCLUSIVE`, epoll_ctl(2)).
+    fn waiter(&self) -> io::Result<OwnedFd> {
+        let wait = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let one = epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE;
+        epoll::add(&wait, self.device.as_fd(), REQUEST, one)?;
+        epoll::add(&wait, self.stop.as_fd(), STOP, epoll::EventFlags::IN)?;
+        Ok(wait)
     }
 
     fn come(&self) {
@@ -260,34 +240,30 @@ impl<V: Volume> Crew<V> {
     /// Serves what comes, as long as the seat is not taken away.
     fn sit(self: &Arc<Self>, number: usize, mut turn: Turn, buffer: &mut Buffer) {
         let seat = &self.seats[number];
-        let mut pause = Pause::new(Instant::now());
-        loop {
-            let length = match self.next(number, &mut pause, buffer) {
-                Next::Asked(length) => length,
-                Next::Nothing => return seat.close(turn),
-                Next::Over => return self.end(),
-            };
+        while let Some(length) = self.read(buffer) {
             let Some((request, begin)) = Request::of_device(buffer.message(length)) else {
                 tracing::error!(length, "a request that is too short");
                 continue;
             };
             let serving = seat.serve(turn);
-            if serve::is_slow(&self.operations, &request) {
-                if let Some(turn) = serving.done() {
-                    self.fill(number, turn);
-                }
-                // Nobody waits for it in the end.
-                self.leave();
+            let slow = serve::is_slow(&self.operations, &request);
+            if !slow {
                 self.serve(&request, begin, buffer);
-                return self.come();
             }
-            self.serve(&request, begin, buffer);
-            match serving.done() {
-                Some(next) => turn = next,
-                None => return,
-            }
-            pause.begin(Instant::now());
+            let next = serving.done();
+            turn = match (slow, next) {
+                (false, Some(next)) => next,
+                (false, None) => return,
+                (true, next) => {
+                    next.into_iter().for_each(|next| self.fill(number, next));
+                    // Nobody waits for it in the end.
+                    self.leave();
+                    self.serve(&request, begin, buffer);
+                    return self.come();
+                }
+            };
         }
+        self.end();
     }
 
     /// Serves a request, and answers it.
@@ -309,49 +285,44 @@ impl<V: Volume> Crew<V> {
         }
     }
 
-    /// Reads a request.
-    fn next(&self, number: usize, pause: &mut Pause, buffer: &mut Buffer) -> Next {
-        let mut found_nothing = false;
+    /// Reads a request, and tells how long it is; none when nothing more comes.
+    fn read(&self, buffer: &mut Buffer) -> Option<usize> {
+        self.free.fetch_add(1, Ordering::SeqCst);
+        let read = self.read_one(buffer);
+        if self.free.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.be_looked_after();
+        }
+        read
+    }
+
+    fn read_one(&self, buffer: &mut Buffer) -> Option<usize> {
         loop {
             match rustix::io::read(&self.device, buffer.room()) {
-                Ok(length) => return Next::Asked(length),
-                Err(Raw::AGAIN) => {}
+                Ok(length) => return Some(length),
+                Err(Raw::AGAIN) if self.waits(buffer) => {}
+                Err(Raw::AGAIN) => return None,
                 // Who asked has given up.
-                Err(Raw::NOENT | Raw::INTR) => continue,
-                Err(Raw::NODEV | Raw::CONNABORTED) => return Next::Over,
+                Err(Raw::NOENT | Raw::INTR) => {}
+                Err(Raw::NODEV | Raw::CONNABORTED) => return None,
                 Err(error) => {
                     tracing::error!(%error, "the connection to the kernel broke");
-                    return Next::Over;
+                    return None;
                 }
-            }
-            if !found_nothing {
-                found_nothing = true;
-                self.seats[number].found_nothing();
-            }
-            if self.asks_again && pause.goes_on(Instant::now()) {
-                std::hint::spin_loop();
-            } else if number != FIRST {
-                return Next::Nothing;
-            } else if self.is_stopped() {
-                return Next::Over;
-            } else {
-                pause.end(Instant::now());
             }
         }
     }
 
-    /// Waits until there is something to read; whether all shall end instead.
-    fn is_stopped(&self) -> bool {
-        self.waits.store(true, Ordering::SeqCst);
-        let wait_for = |what| PollFd::from_borrowed_fd(what, PollFlags::IN);
-        let mut both = [wait_for(self.device.as_fd()), wait_for(self.stop.as_fd())];
-        match rustix::event::poll(&mut both, None) {
+    /// Waits until there may be something to read; false when all shall end instead.
+    fn waits(&self, buffer: &mut Buffer) -> bool {
+        let mut ready = [epoll::Event { flags: epoll::EventFlags::empty(), data: NOTHING }; 2];
+        match epoll::wait(&buffer.wait, &mut ready, None) {
             Ok(_) | Err(Raw::INTR) => {}
-            Err(error) => tracing::error!(%error, "waiting for requests"),
+            Err(error) => {
+                tracing::error!(%error, "requests can't be waited for");
+                return false;
+            }
         }
-        self.waits.store(false, Ordering::SeqCst);
-        self.be_looked_after();
-        !both[1].revents().is_empty()
+        !ready.iter().any(|event| { event.data } == STOP)
     }
 
     /// The connection has ended, or nobody shall serve it any more.
@@ -365,21 +336,22 @@ impl<V: Volume> Crew<V> {
     }
 }
 
-/// Where requests are read to, and answers are made: in the place of a request's names and data.
+/// Where requests are waited for and read to, and answers are made: in the place of a request's names and data.
 struct Buffer {
+    wait: OwnedFd,
     memory: Vec<u8>,
     /// Where requests begin: so that what is to be written lies on a page of its own.
     begin: usize,
 }
 
 impl Buffer {
-    fn new() -> Buffer {
+    fn new(wait: OwnedFd) -> Buffer {
         // `struct fuse_in_header` and `struct fuse_write_in`.
         const BEFORE_DATA: usize = 80;
         // Memory that was never used is not there.
         let memory = vec![0; ROOM + 2 * PAGE];
         let begin = memory.as_ptr().align_offset(PAGE) + PAGE - BEFORE_DATA;
-        Buffer { memory, begin }
+        Buffer { wait, memory, begin }
     }
 
     fn room(&mut self) -> &mut [u8] {

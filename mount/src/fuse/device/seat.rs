@@ -2,24 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const CLOSED: u64 = 0;
-const READS: u64 = 1;
-const SERVES: u64 = 2;
-const STATES: u64 = 3;
-
-/// Each request is a turn of its own, so that no state comes twice.
-const TURN: u64 = 4;
+/// Set while a request is served. The rest counts the turns, so that no state comes twice.
+const SERVES: u64 = 1;
+const TURN: u64 = 2;
 
 /// A place from which one thread at a time reads requests.
 ///
-/// Who sits there alone says that it serves, closes the seat, and goes on reading; unless, while it served, the
-/// seat was taken from it.
-#[derive(Debug)]
-pub(super) struct Seat {
-    state: AtomicU64,
-    /// How often nothing was there to be read after a request had been served.
-    idle: AtomicU64,
-}
+/// Who sits there alone says that it serves, and goes on reading; unless, while it served, the seat was taken from it.
+#[derive(Debug, Default)]
+pub(super) struct Seat(AtomicU64);
 
 /// The right to read from a seat.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,64 +18,34 @@ pub(super) struct Turn(u64);
 
 /// What a seat was like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    state: u64,
-    idle: u64,
-}
-
-impl Seen {
-    pub(super) fn is_closed(self) -> bool {
-        self.state & STATES == CLOSED
-    }
-
-    /// How many requests were served since, and how often there was no other one.
-    pub(super) fn since(self, before: Seen) -> (u64, u64) {
-        (self.state / TURN - before.state / TURN, self.idle - before.idle)
-    }
-}
+pub(super) struct Seen(u64);
 
 impl Seat {
-    /// One that is closed.
-    pub(super) fn new() -> Seat {
-        Seat { state: AtomicU64::new(CLOSED), idle: AtomicU64::new(0) }
+    /// The right that the first one has.
+    pub(super) fn first(&self) -> Turn {
+        Turn(self.0.load(Ordering::Acquire))
     }
 
     pub(super) fn look(&self) -> Seen {
-        let idle = self.idle.load(Ordering::Relaxed);
-        Seen { state: self.state.load(Ordering::Acquire), idle }
-    }
-
-    /// Opens it, if it was `seen` closed and still is.
-    pub(super) fn open(&self, seen: Seen) -> Option<Turn> {
-        seen.is_closed().then(|| self.change(seen.state, READS)).flatten()
+        Seen(self.0.load(Ordering::Acquire))
     }
 
     /// Takes it from who serves the request that was `seen` being served, and still is.
     pub(super) fn take(&self, seen: Seen) -> Option<Turn> {
-        (seen.state & STATES == SERVES).then(|| self.change(seen.state, READS)).flatten()
+        (seen.0 & SERVES != 0).then(|| self.next(seen.0)).flatten()
     }
 
-    fn change(&self, from: u64, to: u64) -> Option<Turn> {
-        let next = (from & !STATES) + TURN + to;
-        let changed = self.state.compare_exchange(from, next, Ordering::AcqRel, Ordering::Relaxed);
+    fn next(&self, serves: u64) -> Option<Turn> {
+        let next = serves - SERVES + TURN;
+        let changed = self.0.compare_exchange(serves, next, Ordering::AcqRel, Ordering::Relaxed);
         changed.is_ok().then_some(Turn(next))
-    }
-
-    /// There was nothing to read.
-    pub(super) fn found_nothing(&self) {
-        self.idle.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A request is served from now on.
     pub(super) fn serve(&self, turn: Turn) -> Serving<'_> {
-        let state = turn.0 - READS + SERVES;
-        self.state.store(state, Ordering::Release);
+        let state = turn.0 + SERVES;
+        self.0.store(state, Ordering::Release);
         Serving { seat: self, state }
-    }
-
-    /// Nobody reads from it any more.
-    pub(super) fn close(&self, turn: Turn) {
-        self.state.store(turn.0 - READS + TURN + CLOSED, Ordering::Release);
     }
 }
 
@@ -99,7 +60,7 @@ impl Serving<'_> {
     /// It is served, or somebody else is to read in the meantime: the right to go on reading; none if that was
     /// taken away.
     pub(super) fn done(self) -> Option<Turn> {
-        self.seat.change(self.state, READS)
+        self.seat.next(self.state)
     }
 }
 
@@ -109,12 +70,9 @@ mod tests {
 
     #[test]
     fn who_serves_for_long_loses_the_seat_once() {
-        let seat = Seat::new();
-        let closed = seat.look();
-        let turn = seat.open(closed).unwrap();
-        assert_eq!(seat.open(closed), None);
-        let reads = seat.look();
-        assert_eq!((seat.open(reads), seat.take(reads)), (None, None));
+        let seat = Seat::default();
+        let turn = seat.first();
+        assert_eq!(seat.take(seat.look()), None, "nothing is served");
 
         let serving = seat.serve(turn);
         let serves = seat.look();
@@ -125,20 +83,6 @@ mod tests {
         let serves = seat.look();
         let other = seat.take(serves).unwrap();
         assert_eq!((slow.done(), seat.take(serves)), (None, None));
-        assert_eq!(seat.serve(other).done().map(|turn| seat.close(turn)), Some(()));
-        assert!(seat.look().is_closed());
-        assert_eq!(seat.look().since(closed).1, 0);
-    }
-
-    #[test]
-    fn what_was_served_and_what_was_not_there_is_counted() {
-        let seat = Seat::new();
-        let mut turn = seat.open(seat.look()).unwrap();
-        let before = seat.look();
-        for _ in 0..3 {
-            turn = seat.serve(turn).done().unwrap();
-        }
-        seat.found_nothing();
-        assert_eq!(seat.look().since(before), (3, 1));
+        assert!(seat.serve(other).done().is_some());
     }
 }
