@@ -57,6 +57,7 @@ pub(super) fn run(
         store.abandon();
         place.abandon();
     };
+    share_memory();
     // Before anything is given up, and before there are threads.
     let outside = Outside::start(&place.mountpoint, store.path(), &store.leftovers());
     let outside = outside.map_err(|e| format!("can't start the process that unmounts: {e}"));
@@ -290,6 +291,16 @@ fn prune_options(settings: &Settings) -> PruneOptions {
     };
     let every = (!limits.is_empty()).then(|| settings.prune_every.unwrap_or(PRUNED));
     PruneOptions { limits, every, layout: settings.layout.unwrap_or_default().0 }
+}
+
+/// Has threads share what one of them has given back: they come and go, and each would have an arena of its own
+/// otherwise, in which what is free is of no use to the others (`M_ARENA_MAX`, mallopt(3)).
+fn share_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes numbers, and there are no other threads yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2)
+    };
 }
 
 fn threads() -> usize {
