@@ -299,7 +299,7 @@ fn share_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes numbers, and there are no other threads yet.
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2)
+        libc::mallopt(libc::M_ARENA_MAX, 1)
     };
 }
 
