@@ -83,8 +83,7 @@ where
         (Format::Text, false) => lines.without_time().boxed(),
         (Format::Json, _) => lines.json().boxed(),
     };
-    // An answer that nobody waits for any more is not worth a line. Over io_uring, that to each interrupt is one.
-    let filter = filter("warn,cachefs=info,cachefs_mount=info,fuser::reply=off");
+    let filter = filter("warn,cachefs=info,cachefs_mount=info");
     // Fails only where there is a log already.
     let _ = tracing_subscriber::registry().with(lines).with(filter).with(Limit).try_init();
 }

@@ -4,6 +4,7 @@
 //! [`ffi`] those of the standard library's modules for Unix. There they are just that, with a few functions more.
 //! On Windows they are made of what NT has, as far as it has it.
 
+mod entry;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]

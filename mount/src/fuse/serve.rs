@@ -1,5 +1,7 @@
 //! A request as a call of [`Operations`], and its result as an answer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::operations::{Attribute, Operations};
 use super::wire::{Request, Sink, Writer, forgotten, name, opcode, two_names};
 use crate::{Errno, HandleId, NodeId, Result, Volume};
@@ -16,6 +18,16 @@ pub(super) fn is_slow<V: Volume>(operations: &Operations<V>, request: &Request) 
 /// Serves `request`, whose names and data `payload` begins with, and where the answer is put; how long that
 /// is. Nothing that is read in it is believed to be in order.
 pub(super) fn serve<V: Volume>(
+    operations: &Operations<V>,
+    request: &Request,
+    payload: &mut [u8],
+) -> Result<usize> {
+    // The volume's panics are caught where it is called; none of ours shall cost a thread.
+    let served = AssertUnwindSafe(|| call(operations, request, payload));
+    catch_unwind(served).unwrap_or(Err(Errno::EIO))
+}
+
+fn call<V: Volume>(
     operations: &Operations<V>,
     request: &Request,
     payload: &mut [u8],

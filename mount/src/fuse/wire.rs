@@ -493,4 +493,31 @@ mod tests {
         assert_eq!((u32_at(&header, 0), u32_at(&header, 4) as i32), (16, -libc::ENOENT));
         assert_eq!(u32_at(&header, 272), 0);
     }
+    fn message(opcode: u32, rest: &[u8]) -> Vec<u8> {
+        let mut message = vec![0; IN_HEADER];
+        message[4..8].copy_from_slice(&opcode.to_ne_bytes());
+        message[16..24].copy_from_slice(&9u64.to_ne_bytes());
+        message[32..36].copy_from_slice(&77u32.to_ne_bytes());
+        message.extend_from_slice(rest);
+        message
+    }
+
+    #[test]
+    fn a_message_is_its_header_its_struct_and_names() {
+        let read = |opcode, rest: &[u8]| Request::of_device(&message(opcode, rest));
+        let (request, begin) = read(opcode::LOOKUP, b"name\0").unwrap();
+        assert_eq!((request.node, request.caller.thread), (NodeId(9), 77));
+        assert_eq!((begin, request.payload), (40, 5));
+        let (request, begin) = read(opcode::MKDIR, b"\xed\x01\0\0\0\0\0\0name\0").unwrap();
+        assert_eq!((request.u32(0), begin, request.payload), (0o755, 48, 5));
+        assert!(read(opcode::MKDIR, b"\xed\x01\0\0").is_none(), "half of its struct");
+        assert!(Request::of_device(&message(opcode::LOOKUP, b"")[..39]).is_none());
+    }
+
+    #[test]
+    fn many_are_forgotten_at_once() {
+        let all: Vec<u8> = [5u64, 1, 6, 3].iter().flat_map(|number| number.to_ne_bytes()).collect();
+        let forgotten: Vec<_> = forgotten(&all[..31]).chain(forgotten(&all)).collect();
+        assert_eq!(forgotten, [(NodeId(5), 1), (NodeId(5), 1), (NodeId(6), 3)]);
+    }
 }

@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::FileType;
 use rustix::io::{Errno, Result};
 
+use crate::platform::entry::Entry;
+
 /// Bytes asked for in one `getdents64(2)`.
 const BATCH: usize = 32 * 1024;
 
@@ -29,21 +31,6 @@ pub struct Entries {
     at: usize,
     /// The offset of the entry at `at`.
     offset: u64,
-}
-
-/// An entry as the filesystem lists it.
-#[derive(Debug)]
-pub struct Entry<'a> {
-    /// The number of its inode.
-    pub inode: u64,
-    /// The offset after it.
-    pub next: u64,
-    /// What it is; unknown where the filesystem does not say.
-    pub kind: FileType,
-    /// Its name; `.` and `..` among them.
-    pub name: &'a OsStr,
-    /// For [`Entries::advance`].
-    pub length: usize,
 }
 
 impl Entries {

@@ -20,7 +20,8 @@ pub mod fs {
     pub use std::os::unix::fs::FileExt;
 
     use super::fd::{AsFd, OwnedFd};
-    pub use crate::platform::unix::entries::{Entries, Entry};
+    pub use crate::platform::entry::Entry;
+    pub use crate::platform::unix::entries::Entries;
 
     /// What is removed while it is open needs no place to be.
     #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! A directory entry by entry, with offsets to go on from.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 
 use super::errno::{Errno, Result};
@@ -9,6 +9,7 @@ use super::flags::{FileType, Mode, OFlags};
 use super::opening::openat;
 use super::scan::{BATCH, Found, Scan};
 use super::stat::id_of;
+use crate::platform::entry::Entry;
 
 /// An open directory, and all that was read of it: NT goes on in a directory, but never back. An offset is how many
 /// entries come before.
@@ -20,21 +21,6 @@ pub struct Entries {
     found: Vec<Found>,
     at: usize,
     is_whole: bool,
-}
-
-/// An entry as the filesystem lists it.
-#[derive(Debug)]
-pub struct Entry<'a> {
-    /// The number of the file.
-    pub inode: u64,
-    /// The offset after it.
-    pub next: u64,
-    /// What it is.
-    pub kind: FileType,
-    /// Its name; `.` and `..` among them.
-    pub name: &'a OsStr,
-    /// For [`Entries::advance`].
-    pub length: usize,
 }
 
 impl Entries {

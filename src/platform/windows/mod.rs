@@ -60,7 +60,7 @@ pub mod ffi {
 
 /// Files and directories.
 pub mod fs {
-    pub use super::entries::{Dir, DirEntry, Entries, Entry};
+    pub use super::entries::{Dir, DirEntry, Entries};
     pub use super::flags::{
         AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom,
         StatxFlags, Uid, XattrFlags,
@@ -84,6 +84,7 @@ pub mod fs {
         Dev, Stat, Statx, StatxTimestamp, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, chmod,
         chmodat, chownat, fchmod, fchown, fstat, futimens, makedev, stat, statat, statx, utimensat,
     };
+    pub use crate::platform::entry::Entry;
 }
 
 /// Reading, writing and what can go wrong.

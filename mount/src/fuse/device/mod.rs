@@ -11,7 +11,6 @@ mod seat;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,7 +28,7 @@ use self::seat::{Seat, Seen, Turn};
 use super::operations::Operations;
 use super::serve;
 use super::wire::{OUT_HEADER, Request, opcode, out_header};
-use crate::{Errno, Volume};
+use crate::Volume;
 
 /// How often somebody looks whether who serves gets on.
 const TICK: Duration = Duration::from_millis(1);
@@ -180,22 +179,18 @@ impl<V: Volume> Crew<V> {
         drop(lobby);
         let crew = self.clone();
         let thread = std::thread::Builder::new().name(format!("serve-{number}"));
-        if let Err(error) = thread.spawn(move || crew.work()) {
+        let started = self.waiter().and_then(|wait| thread.spawn(move || crew.work(wait)));
+        if let Err(error) = started {
             self.leave();
             tracing::warn!(%error, "no more threads for requests");
         }
     }
 
     /// What a thread does from its start to its end.
-    fn work(self: &Arc<Self>) {
-        match self.waiter() {
-            Ok(wait) => {
-                let mut buffer = Buffer::new(wait);
-                while let Some((number, turn)) = self.be_seated() {
-                    self.sit(number, turn, &mut buffer);
-                }
-            }
-            Err(error) => tracing::error!(%error, "requests can't be waited for"),
+    fn work(self: &Arc<Self>, wait: OwnedFd) {
+        let mut buffer = Buffer::new(wait);
+        while let Some((number, turn)) = self.be_seated() {
+            self.sit(number, turn, &mut buffer);
         }
         self.leave();
     }
@@ -268,10 +263,7 @@ impl<V: Volume> Crew<V> {
 
     /// Serves a request, and answers it.
     fn serve(&self, request: &Request, begin: usize, buffer: &mut Buffer) {
-        let payload = buffer.payload(begin);
-        // The volume's panics are caught where it is called; none of ours shall cost a thread.
-        let served = AssertUnwindSafe(|| serve::serve(&self.operations, request, payload));
-        let result = catch_unwind(served).unwrap_or(Err(Errno::EIO));
+        let result = serve::serve(&self.operations, request, buffer.payload(begin));
         if matches!(request.opcode, opcode::FORGET | opcode::BATCH_FORGET) {
             return;
         }

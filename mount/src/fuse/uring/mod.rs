@@ -20,7 +20,6 @@ mod ring;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -32,7 +31,7 @@ use rustix::thread::CpuSet;
 use self::ring::{Entry, Next, Ring};
 use super::operations::Operations;
 use super::serve;
-use crate::{Errno, Volume};
+use crate::Volume;
 
 /// The most bytes that a request brings or takes beside its header.
 const PAYLOAD: usize = super::negotiate::MAX_IO as usize;
@@ -258,9 +257,7 @@ impl<V: Volume> Hall<V> {
             // Nobody waits for it in the end, as nobody does who has come the other way.
             self.leave();
         }
-        // The volume's panics are caught where it is called; none of ours shall cost a thread.
-        let served = AssertUnwindSafe(|| serve::serve(operations, &request, payload));
-        let result = catch_unwind(served).unwrap_or(Err(Errno::EIO));
+        let result = serve::serve(operations, &request, payload);
         if slow {
             self.come();
         }
